@@ -1,0 +1,51 @@
+# The developer's commands; CI runs these and nothing else. Everything is set up in .venv by the first target that needs it.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types sweep bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "edgecnn needs Python 3.11 or newer; set PYTHON=python3.x")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade 'pip>=25.1'
+	$(PIP) install --quiet -c constraints.txt -e '.[all]' --group dev
+	touch $@
+
+setup: $(VENV)/.ready ## create .venv with everything in it
+
+demo: setup ## the main job on trained weights: export EfficientNet-Lite0 to INT8, verify it, predict a photo
+	$(BIN)/edgecnn export efficientnet_lite0 --int8 -o build/demo/efficientnet_lite0-int8 --force
+	$(BIN)/edgecnn verify build/demo/efficientnet_lite0-int8
+	$(BIN)/edgecnn predict build/demo/efficientnet_lite0-int8 tests/data/cat.jpg
+
+test: setup ## the tests
+	$(BIN)/python -m pytest
+
+check: lint types ## ruff, ruff format, mypy --strict, layering
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+types: setup
+	rm -rf build/typing && mkdir -p build/typing
+	cp -rs $(CURDIR)/edgecnn build/typing/edgecnn
+	cp -rs $(CURDIR)/models build/typing/edgecnn/models
+	cp -rs $(CURDIR)/calib build/typing/edgecnn/calib
+	$(BIN)/mypy
+
+sweep: setup ## every model of the zoo through the whole pipeline; writes docs/ZOO.md
+	$(BIN)/python -m pytest -m sweep tests/sweep
+
+bench: setup ## the measurements of docs/BENCHMARKS.md
+	$(BIN)/python -m pytest -m bench tests/bench
+
+clean: ## remove what was built, not the .venv
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

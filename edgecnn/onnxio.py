@@ -1,0 +1,143 @@
+"""ONNX files in and out, over onnx-ir: the one place that knows about external data, model metadata and exposing tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecnn.artifacts import Lineage, OnnxModel, atomic_file, sha256_file
+from edgecnn.errors import GraphError, OutputError, UserError
+from edgecnn.optional import need
+from edgecnn.spec import Dim, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["EXTERNAL_DATA_THRESHOLD", "data_path", "expose", "load_ir", "open_model", "read_metadata", "save_ir"]
+
+EXTERNAL_DATA_THRESHOLD = 1_900_000_000
+"""Bytes of initializers from which weights go into ``<file>.data``: protobuf cannot hold 2 GiB or more."""
+
+
+def data_path(path: Path) -> Path:
+    """Return where the external data of ``path`` lies."""
+    return path.with_name(path.name + ".data")
+
+
+def load_ir(path: Path) -> ir.Model:
+    """Read an ONNX file; weights stay memory-mapped until they are used.
+
+    Raises:
+        UserError: the file is missing, empty, or not ONNX.
+    """
+    ir = need("onnx_ir")
+    if not path.is_file():
+        raise UserError(f"no ONNX file at {path}")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty (0 bytes): export it again")
+    try:
+        model = ir.load(path)
+    except Exception as error:
+        raise UserError(f"{path} is not a readable ONNX model: {_one_line(error)}") from error
+    if not len(model.graph.outputs):
+        raise UserError(f"{path} is not a usable ONNX model: its graph has no outputs")
+    return model  # type: ignore[no-any-return]
+
+
+def open_model(path: Path, *, precision: str = "fp32", lineage: Sequence[Lineage] = ()) -> OnnxModel:
+    """Describe an ONNX file as an artefact. Raises UserError as :func:`load_ir` does."""
+    return _describe(path, load_ir(path), precision, lineage)
+
+
+def save_ir(model: ir.Model, path: Path, *, precision: str = "fp32", lineage: Sequence[Lineage] = ()) -> OnnxModel:
+    """Write an onnx-ir model to ``path``, whole or not at all; weights beyond 1.9 GB go to ``<path>.data``.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        GraphError: the model cannot be serialised.
+    """
+    ir = need("onnx_ir")
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    if size >= EXTERNAL_DATA_THRESHOLD:
+        try:
+            ir.save(model, path, external_data=data_path(path).name, size_threshold_bytes=1024)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        return _describe(path, model, precision, lineage)
+    try:
+        payload = ir.to_proto(model).SerializeToString()
+    except Exception as error:
+        raise GraphError(f"cannot serialise the model for {path}: {_one_line(error)}") from error
+    with atomic_file(path) as stream:
+        stream.write(payload)
+    data_path(path).unlink(missing_ok=True)
+    return _describe(path, model, precision, lineage)
+
+
+def expose(path: Path, tensors: Sequence[str]) -> bytes:
+    """Return the model's bytes with ``tensors`` as additional graph outputs, in the order given after its own.
+
+    Only for models whose weights lie inside the file.
+
+    Raises:
+        GraphError: a tensor is not in the graph, or the model has external data.
+    """
+    ir = need("onnx_ir")
+    model = load_ir(path)
+    values = {value.name: value for value in [*model.graph.inputs, *model.graph.initializers.values()]}
+    for node in model.graph:
+        values.update({value.name: value for value in node.outputs})
+    present = {value.name for value in model.graph.outputs}
+    for name in tensors:
+        if name not in values:
+            raise GraphError(f"{path.name} has no tensor {name!r}")
+        if name not in present:
+            model.graph.outputs.append(values[name])
+            present.add(name)
+    try:
+        return bytes(ir.to_proto(model).SerializeToString())
+    except Exception as error:
+        raise GraphError(f"cannot expose tensors of {path.name}: {_one_line(error)}") from error
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """Return the model's metadata properties. Raises UserError as :func:`load_ir` does."""
+    return dict(load_ir(path).metadata_props)
+
+
+def _describe(path: Path, model: ir.Model, precision: str, lineage: Sequence[Lineage]) -> OnnxModel:
+    """Build the artefact of a file that was just read or written."""
+    files = [path, data_path(path)] if data_path(path).exists() else [path]
+    return OnnxModel(
+        path=path,
+        sha256=sha256_file(*files),
+        inputs=tuple(_tensor_spec(value) for value in model.graph.inputs),
+        outputs=tuple(_tensor_spec(value) for value in model.graph.outputs),
+        opset=model.graph.opset_imports.get("", 0),
+        precision=precision,
+        nodes=sum(1 for _ in model.graph),
+        lineage=tuple(lineage),
+    )
+
+
+def _tensor_spec(value: Any) -> TensorSpec:
+    """Describe a graph input or output."""
+    if value.shape is None or value.dtype is None:
+        raise UserError(f"tensor {value.name!r} has no static rank or type: export the model again with fixed ranks")
+    dims: list[Dim] = []
+    for position, dim in enumerate(value.shape):
+        dims.append(dim if isinstance(dim, int) else str(dim.value or f"dim{position}"))
+    return TensorSpec(name=value.name, shape=tuple(dims), dtype=_dtype(value.dtype))
+
+
+def _dtype(dtype: Any) -> str:
+    """Return numpy's name of an ONNX element type."""
+    names = {"FLOAT": "float32", "DOUBLE": "float64"}
+    return names.get(dtype.name, str(dtype.name).lower())
+
+
+def _one_line(error: BaseException) -> str:
+    """Return the first non-empty line of a foreign error's text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

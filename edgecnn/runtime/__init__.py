@@ -1,1 +1,41 @@
-"""TBD."""
+"""What an application embeds: open a bundle, run it, classify pictures.
+
+Needs numpy; decoding pictures needs Pillow and running onnxruntime, each imported when first used. PyTorch, onnx and the
+command line's packages are never touched.
+
+::
+
+    from edgecnn.runtime import Classifier, load
+
+    with Classifier("efficientnet_lite0-int8") as classify:
+        print(classify("cat.jpg")[0])
+
+    session = load("efficientnet_lite0-int8", variant="fp32")
+    logits = session.run({"input": tensor})["logits"]
+"""
+
+from edgecnn.runtime.bundle import Bundle, load
+from edgecnn.runtime.classifier import Classifier, Prediction, softmax
+from edgecnn.runtime.fake import FakeSession
+from edgecnn.runtime.golden import SelfTest, selftest
+from edgecnn.runtime.manifest import Manifest, Speed, Variant
+from edgecnn.runtime.ort import OrtOptions, OrtSession
+from edgecnn.runtime.session import Array, Session
+
+__all__ = [
+    "Array",
+    "Bundle",
+    "Classifier",
+    "FakeSession",
+    "Manifest",
+    "OrtOptions",
+    "OrtSession",
+    "Prediction",
+    "SelfTest",
+    "Session",
+    "Speed",
+    "Variant",
+    "load",
+    "selftest",
+    "softmax",
+]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -78,12 +76,12 @@ def download(
         path.parent.mkdir(parents=True, exist_ok=True)
         with _exclusive(part) as stream:
             if not path.exists():
-                found = _fill(stream, url, path, sha256, progress, config)
+                _fill(stream, url, path, sha256, progress, config)
                 part.replace(path)
-                return path, found
     except OSError as error:
-        raise OutputError(f"cannot write {part}: {error.strerror or error}; EDGECNN_CACHE names another folder") from error
-    part.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write {part}: {error.strerror or error}; EDGECNN_CACHE names another folder"
+        ) from error
     return path, verify(path, sha256, remedy="delete it to download it again")
 
 
@@ -124,34 +122,40 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 @contextmanager
 def _exclusive(part: Path) -> Iterator[IO[bytes]]:
-    """Open ``part`` for appending, alone: another process that downloads the same file is waited for."""
+    """Open ``part`` for appending, alone: another process that downloads the same file is waited for.
+
+    An empty file is not left behind.
+    """
     with part.open("ab") as stream:
-        try:
+        with suppress(ImportError):  # no fcntl on Windows, where two downloads at once are the user's to avoid
             import fcntl
-        except ImportError:  # not on Windows, where two downloads at once are the user's to avoid
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
             yield stream
-            return
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield stream
+        finally:
+            with suppress(OSError):
+                if part.stat().st_size == 0:
+                    part.unlink()
 
 
-def _fill(
-    stream: IO[bytes], url: str, path: Path, sha256: str, progress: Progress, config: DownloadConfig
-) -> str:
-    """Bring the ``.part`` file to its full length and return its sha256; a bad resumed file is fetched once more from zero.
+def _fill(stream: IO[bytes], url: str, path: Path, sha256: str, progress: Progress, config: DownloadConfig) -> None:
+    """Bring the ``.part`` file to its full length; a resumed file of the wrong hash is fetched once more from zero.
 
     Raises:
         WeightsError, HashMismatchError, OSError: as :func:`download` says.
     """
-    for fresh in (False, True):
-        resumed = stream.tell() > 0
+    part = Path(stream.name)
+    resumed = stream.seek(0, os.SEEK_END) > 0
+    while True:
         _fetch(stream, url, path, progress, config)
-        found = _sha256_of(Path(stream.name))
+        found = sha256_file(part)
         if found.startswith(sha256.lower()):
-            return found
+            return
         stream.truncate(0)
-        if fresh or not resumed:
+        if not resumed:
             break
+        resumed = False
     raise HashMismatchError(
         f"{url} is not the published file: its sha256 begins {found[: max(8, len(sha256))]}, published is {sha256}; "
         f"nothing was kept. {_advice(path)}"
@@ -222,7 +226,7 @@ def _copy(response: HTTPResponse, stream: IO[bytes], start: int, name: str, prog
     total = start + int(length) if length.isdigit() else 0
     done = start
     try:
-        while block := response.read(BLOCK):
+        while block := _read(response):
             stream.write(block)
             done += len(block)
             progress(f"download {name}", done, total)
@@ -231,5 +235,9 @@ def _copy(response: HTTPResponse, stream: IO[bytes], start: int, name: str, prog
     return done == total if total else done > start
 
 
-def _sha256_of(path: Path) -> str:
-    return sha256_file(path)
+def _read(response: HTTPResponse) -> bytes:
+    """Read a block; a failure of the network is told from one of the disk by its type."""
+    try:
+        return response.read(BLOCK)
+    except OSError as error:
+        raise ConnectionError(str(error) or type(error).__name__) from error

@@ -63,11 +63,12 @@ class Facts:
 
     Attributes:
         params: number of parameters with 1000 classes, auxiliary heads included.
-        gmacs: 1e9 multiply-adds of convolutions and linear layers for one image at the default weights' input size.
+        macs: multiply-adds of convolutions and linear layers, without bias adds, for one image of the size that the default
+            weights (the row, when there are none) take; auxiliary heads do not run.
     """
 
     params: int
-    gmacs: float
+    macs: int
 
 
 ROWS = (
@@ -135,7 +136,7 @@ ROWS = (
 
 
 def collect(rows: Iterable[Row], published: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelSpec]:
-    """Join rows with their published weights; ``published`` is name -> {params, gmacs, default, weights}.
+    """Join rows with their published weights; ``published`` is name -> {params, macs, default, weights}.
 
     Raises:
         SpecError: two rows share a name, two entries of a model do, a model has no facts, or facts have no model.
@@ -190,7 +191,7 @@ def specs() -> Mapping[str, ModelSpec]:
 def facts(name: str) -> Facts:
     """Return the size of a zoo model. Raises KeyError for a name that is not in the table."""
     known = _published()[name]
-    return Facts(params=known["params"], gmacs=known["gmacs"])
+    return Facts(params=known["params"], macs=known["macs"])
 
 
 @cache

@@ -1,0 +1,158 @@
+"""``edgecnn export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgecnn.cli.options import InputSize, Triple, read_labels
+from edgecnn.cli.output import common_options, console, emit, number, progress_bar, table, warn
+
+if TYPE_CHECKING:
+    from edgecnn.pipeline import Outcome
+    from edgecnn.spec import ModelSpec
+
+__all__ = ["command"]
+
+
+@click.command("export")
+@click.argument("model")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the bundle. [MODEL-PRECISION]")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--weights", default="default", help="Entry name, 'package', a file, or random[:SEED]. [default]")
+@click.option("--num-classes", type=click.IntRange(min=1), help="[the checkpoint's]")
+@click.option("--input-size", type=InputSize(), help="Of your own network. [3x224x224]")
+@click.option("--mean", type=Triple(), help="Per channel, of pixels in [0, 1]. [ImageNet's]")
+@click.option("--std", type=Triple(), help="Per channel, of pixels in [0, 1]. [ImageNet's]")
+@click.option("--labels", type=click.Path(path_type=Path), help="Class names, one a line.")
+@click.option("--fp16", is_flag=True, help="Also make an FP16 graph with FP32 input and output.")
+@click.option("--int8", is_flag=True, help="Also make an INT8 graph that TensorRT takes.")
+@click.option("--mixed", is_flag=True, help="What stays float in the INT8 graph runs in FP16 (TensorRT).")
+@click.option(
+    "--target",
+    type=click.Choice(["auto", "cpu", "tensorrt"]),
+    default="auto",
+    help="cpu adds an INT8 graph for onnxruntime's integer kernels. [auto: cpu without an NVIDIA GPU]",
+)
+@click.option("--calib", default="photos", metavar="SRC", help="Folder of images, .npz, .npy or 'photos'. [photos]")
+@click.option("--calib-images", type=click.IntRange(min=1), default=128, help="How many at most. [128]")
+@click.option("--method", default="mse", help="mse, minmax, percentile[:P] or entropy. [mse]")
+@click.option("--keep-float", multiple=True, metavar="REGEX", help="Nodes that stay float (repeatable).")
+@click.option("--no-bias-correction", is_flag=True, help="Leave the mean error of weight rounding in.")
+@click.option("--data", type=click.Path(path_type=Path), help="Images to verify on. [calibration images left out]")
+@click.option("--opset", type=int, default=20, help="[20]")
+@click.option("--batch", type=click.IntRange(min=1), help="Static batch size. [dynamic]")
+@click.option(
+    "--deform", type=click.Choice(["standard", "gridsample", "plugin"]), default="standard", help="[standard]"
+)
+@click.option("--output", default="", help="Main output of a network that returns several.")
+@click.option("--no-simplify", is_flag=True, help="Keep the graph as torch.onnx wrote it.")
+@click.option("--embed-preprocess", is_flag=True, help="The graph takes uint8 NHWC pixels and normalises them itself.")
+@click.option("--embed-softmax", is_flag=True, help="The graph gives probabilities.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="[as onnxruntime chooses]")
+@click.option("--no-cache", is_flag=True, help="Calibrate anew.")
+@common_options
+def command(model: str, out: Path | None, as_json: bool, **options: Any) -> int:
+    r"""Take MODEL from PyTorch to a verified bundle.
+
+    MODEL is a name of the zoo (see 'edgecnn models'), or your own: path/to/net.py:build or package.module:build, a
+    callable that returns an nn.Module.
+
+    \b
+    edgecnn export efficientnet_lite0 --int8 --calib photos/
+    edgecnn export resnet50 --fp16 --weights IMAGENET1K_V1
+    edgecnn export net.py:build --input-size 3x64x64 --labels classes.txt
+
+    Exits with 3, and marks the bundle unverified, when a stage does not match PyTorch.
+    """
+    from edgecnn.pipeline import run
+
+    labels = read_labels(options["labels"]) if options["labels"] else ()
+    spec = _spec(model, options)
+    config = _config(options)
+    destination = out or Path(f"{spec.name}-{config.precision}")
+    with progress_bar(as_json) as progress:
+        outcome = run(spec, config, to=destination, labels=labels, progress=progress)
+    if as_json:
+        emit(outcome.to_json())
+    else:
+        _print(outcome)
+    return 0 if outcome else 3
+
+
+def _spec(model: str, options: dict[str, Any]) -> ModelSpec:
+    """Find the model; sizes and normalisation given on the command line are for the user's own networks."""
+    from edgecnn import zoo
+
+    given = {name: options[name] for name in ("input_size", "mean", "std") if options[name] is not None}
+    if ":" in model:
+        return zoo.user_spec(model, num_classes=options["num_classes"], **given)
+    if given:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise click.UsageError(f"{names}: the zoo's models bring their own; give these with path.py:function")
+    return zoo.find(model)
+
+
+def _config(options: dict[str, Any]) -> Any:
+    """Build the job's configuration."""
+    from edgecnn.export import ExportConfig
+    from edgecnn.pipeline import PipelineConfig
+
+    return PipelineConfig(
+        export=ExportConfig(
+            opset=options["opset"], batch=options["batch"], deform=options["deform"], output=options["output"]
+        ),
+        simplify=not options["no_simplify"],
+        bias_correction=not options["no_bias_correction"],
+        use_cache=not options["no_cache"],
+        **{
+            name: options[name]
+            for name in (
+                "weights", "num_classes", "fp16", "int8", "mixed", "target", "calib", "calib_images", "method", "keep_float",
+                "data", "embed_preprocess", "embed_softmax", "threads", "force",
+            )
+        },
+    )  # fmt: skip
+
+
+def _print(outcome: Outcome) -> None:
+    """Print the verification and what was written."""
+    from edgecnn.cli.parity import print_report
+
+    bundle = outcome.bundle
+    print_report(outcome.report)
+    base = bundle.manifest.files[bundle.variants["fp32"].file].bytes
+    rows = []
+    for name, variant in bundle.variants.items():
+        size = bundle.manifest.files[variant.file].bytes
+        timing = outcome.timings.get(name)
+        rows.append(
+            (
+                name,
+                number(size / 1e6, 1),
+                number(size / base),
+                str(variant.nodes),
+                number(timing.ratio if timing else None),
+                _speed(name, timing),
+                "yes" if variant.verified else "NO",
+            )
+        )
+    table(("variant", "MB", "of fp32", "nodes", "time of fp32", "on this machine", "verified"), rows)
+    for note in (*outcome.notes, *bundle.warnings()):
+        warn(note)
+    took = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in outcome.seconds.items())
+    out = console()
+    out.print(f"{bundle.path} ({took})", markup=False)
+    if not outcome:
+        warn(f"verification failed, so the bundle is marked unverified: try 'edgecnn verify {bundle.path} --bisect'")
+
+
+def _speed(name: str, timing: Any) -> str:
+    """Say whether a variant is faster than fp32 here."""
+    if name == "fp32" or timing is None:
+        return ""
+    if timing.faster is None:
+        return "no measurable difference"
+    return "faster than fp32" if timing.faster else "slower than fp32"

@@ -1,0 +1,60 @@
+"""Parsing of option values that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["InputSize", "Triple", "read_labels"]
+
+
+class InputSize(click.ParamType):
+    """``3x224x224``: channels, height, width."""
+
+    name = "CxHxW"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
+        """Return (channels, height, width)."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if len(parts) == 3 and all(part.isdigit() and int(part) > 0 for part in parts):
+            channels, height, width = (int(part) for part in parts)
+            return channels, height, width
+        self.fail(f"{value!r} is not CHANNELSxHEIGHTxWIDTH, such as 3x224x224", param, ctx)
+
+
+class Triple(click.ParamType):
+    """``0.485,0.456,0.406``: one number a channel."""
+
+    name = "R,G,B"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Return the numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of numbers, such as 0.485,0.456,0.406", param, ctx)
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Read class names, one a line; a final empty line is no class.
+
+    Raises:
+        DataError: the file is not there, not UTF-8, or empty.
+    """
+    from edgecnn.errors import DataError
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read labels from {path}: {error}") from error
+    names = tuple(line.strip() for line in lines)
+    while names and not names[-1]:
+        names = names[:-1]
+    if not names:
+        raise DataError(f"{path} holds no labels: write one class name a line")
+    return names

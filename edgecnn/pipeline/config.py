@@ -1,0 +1,129 @@
+"""What the main job is asked to do, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from edgecnn.errors import SpecError
+from edgecnn.export import ExportConfig
+
+if TYPE_CHECKING:
+    from edgecnn.bench.timing import Timing
+    from edgecnn.parity.report import ParityReport
+    from edgecnn.runtime.bundle import Bundle
+
+__all__ = ["Outcome", "PipelineConfig", "Target"]
+
+Target = Literal["auto", "cpu", "tensorrt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """The main job.
+
+    Attributes:
+        weights: ``default``, an entry's name, ``package``, a file, or ``random[:SEED]``.
+        num_classes: None takes the checkpoint's.
+        export: opset, batch, deformable convolution, main output.
+        simplify: run onnxsim and our own passes.
+        fp16, int8: the variants to make beside fp32.
+        target: ``cpu`` adds ``int8-cpu`` for onnxruntime's integer kernels to the TensorRT-valid ``int8``; ``auto`` is
+            ``cpu`` on a machine without an NVIDIA GPU.
+        mixed: what stays float in ``int8`` runs in FP16 (TensorRT).
+        calib: a folder of images, an .npz or .npy of preprocessed tensors, or ``photos``.
+        calib_images: how many of them at most.
+        method: of the ranges: ``mse``, ``minmax``, ``percentile[:P]``, ``entropy``.
+        keep_float: regular expressions over node names that stay float.
+        bias_correction: correct the mean error that weight rounding makes.
+        data: images to verify on; None takes calibration images that calibration left out, else the photos.
+        embed_preprocess, embed_softmax: graphs take uint8 pixels, give probabilities.
+        threads: of calibration, verification and measurement; 0 lets onnxruntime choose.
+        measure_seconds: of latency measurement for each variant; 0 leaves it out.
+        use_cache: reuse and keep calibration results.
+        force: replace an existing bundle.
+    """
+
+    weights: str = "default"
+    num_classes: int | None = None
+    export: ExportConfig = field(default_factory=ExportConfig)
+    simplify: bool = True
+    fp16: bool = False
+    int8: bool = False
+    target: Target = "auto"
+    mixed: bool = False
+    calib: str = "photos"
+    calib_images: int = 128
+    method: str = "mse"
+    keep_float: tuple[str, ...] = ()
+    bias_correction: bool = True
+    data: Path | None = None
+    embed_preprocess: bool = False
+    embed_softmax: bool = False
+    threads: int = 0
+    measure_seconds: float = 0.5
+    use_cache: bool = True
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.target not in get_args(Target):
+            raise SpecError(f"target {self.target!r} is not one of {', '.join(get_args(Target))}")
+        if self.calib_images < 1:
+            raise SpecError(f"calibration needs at least one image, asked for {self.calib_images}")
+        if self.mixed and not self.int8:
+            raise SpecError("--mixed makes the float part of an INT8 graph FP16: it needs --int8")
+
+    @property
+    def precision(self) -> str:
+        """The precision the job is about: names the default output folder."""
+        return "int8" if self.int8 else "fp16" if self.fp16 else "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the main job made. Truthy when every stage passed verification.
+
+    Attributes:
+        bundle: written and readable.
+        report: the verification.
+        timings: variant -> latency on this machine, ratios to fp32; empty where it was not measured.
+        seconds: step -> wall time.
+        notes: what the reader should know.
+    """
+
+    bundle: Bundle
+    report: ParityReport
+    timings: Mapping[str, Timing]
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        """Whether verification passed."""
+        return bool(self.report)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        manifest = self.bundle.manifest
+        return {
+            "bundle": str(self.bundle.path),
+            "model": manifest.model.name,
+            "weights": manifest.weights.entry,
+            "untrained": self.bundle.untrained,
+            "verified": bool(self.report),
+            "variants": {
+                name: {
+                    "file": variant.file,
+                    "bytes": manifest.files[variant.file].bytes,
+                    "nodes": variant.nodes,
+                    "verified": variant.verified,
+                    "speed": self.timings[name].to_json() if name in self.timings else None,
+                }
+                for name, variant in manifest.variants.items()
+            },
+            "parity": self.report.to_json(),
+            "seconds": {step: round(value, 3) for step, value in self.seconds.items()},
+            "notes": list(self.notes),
+        }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgecnn.errors import UserError
 
-__all__ = ["SQNR_FLOOR", "Accumulator", "Metrics", "compare", "log_softmax", "ratio_db", "softmax"]
+__all__ = ["SQNR_FLOOR", "Accumulator", "Metrics", "compare", "log_softmax", "logits_of", "ratio_db", "softmax"]
 
 Array = NDArray[Any]
 Doubles = NDArray[np.float64]
@@ -250,6 +250,15 @@ def log_softmax(logits: Array) -> Doubles:
 def softmax(logits: Array) -> Doubles:
     """Return probabilities over the last axis, float64."""
     return np.asarray(np.exp(log_softmax(logits)), dtype=np.float64)
+
+
+def logits_of(probabilities: Array) -> Doubles:
+    """Return logits that have these probabilities as their softmax, centred on zero; float64.
+
+    A probability of 0 counts as the smallest normal float32.
+    """
+    logs = np.log(np.maximum(probabilities.astype(np.float64), _TINY))
+    return np.asarray(logs - logs.mean(axis=-1, keepdims=True), dtype=np.float64)
 
 
 def _or_null(value: Any) -> Any:

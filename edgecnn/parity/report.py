@@ -209,21 +209,25 @@ class ParityReport:
     """A whole verification; truthy when every stage passed.
 
     Attributes:
-        stages: in the order of the pipeline; the first is the reference.
+        stages: in the order of the pipeline.
         samples: what they ran on.
         notes: what a reader should know.
+        reference: name of what all stages are compared with, by default the first stage.
         schema: version of the JSON form.
     """
 
     stages: tuple[StageResult, ...]
     samples: tuple[SamplesUsed, ...]
     notes: tuple[str, ...] = ()
+    reference: str = ""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         """Check that there is something to report on."""
         if not self.stages:
             raise UserError("a parity report needs at least one stage")
+        if not self.reference:
+            object.__setattr__(self, "reference", self.stages[0].name)
 
     @property
     def passed(self) -> bool:
@@ -233,11 +237,6 @@ class ParityReport:
     def __bool__(self) -> bool:
         """Return :attr:`passed`."""
         return self.passed
-
-    @property
-    def reference(self) -> str:
-        """Name of the first stage."""
-        return self.stages[0].name
 
     @property
     def first_departure(self) -> StageResult | None:
@@ -259,7 +258,8 @@ class ParityReport:
         """Yield the report as plain text: the verdict first, then a block a stage."""
         culprit = self.first_departure
         if culprit is None:
-            yield f"verified: {len(self.stages) - 1} stage(s) agree with {self.reference}"
+            others = [stage.name for stage in self.stages if stage.name != self.reference]
+            yield f"verified: {', '.join(others) or 'nothing else'} agree(s) with {self.reference}"
         elif culprit.departs:
             what = f" from {culprit.after}" if culprit.after else ""
             yield f"NOT verified: {culprit.name} ({culprit.precision}) is the first stage that departs{what}"
@@ -272,6 +272,28 @@ class ParityReport:
             yield from (f"  skipped: {skipped}" for skipped in stage.skipped)
         yield from (f"note: {used.name}: {used.note}" for used in self.samples if used.note)
         yield from (f"note: {note}" for note in self.notes)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the gist, JSON-ready: the verdict, and how far each stage is from the reference on real images.
+
+        Where no images were given, the numbers are those of the first set. ``sqnr_db`` null means identical.
+        """
+        culprit = self.first_departure
+        stages: dict[str, Any] = {}
+        for stage in self.stages:
+            found = [c for c in stage.comparisons if c.reference == self.reference and c.against != "batch"]
+            best = next((c for c in found if c.kind == "images"), found[0] if found else None)
+            stages[stage.name] = {"precision": stage.precision, "passed": stage.passed}
+            if best is not None:
+                numbers = best.metrics.to_json()
+                kept = ("samples", "sqnr_db", "max_abs", "cosine", "top1", "top5", "kl")
+                stages[stage.name] |= {"on": best.samples} | {name: numbers[name] for name in kept}
+        return {
+            "passed": self.passed,
+            "reference": self.reference,
+            "first_departure": None if culprit is None else culprit.name,
+            "stages": stages,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -303,6 +325,7 @@ class ParityReport:
                 stages=tuple(StageResult.from_json(stage) for stage in data["stages"]),
                 samples=tuple(SamplesUsed(**used) for used in data["samples"]),
                 notes=tuple(data["notes"]),
+                reference=data["reference"],
                 schema=schema,
             )
         except (KeyError, TypeError, AttributeError) as error:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.errors import EdgecnnError, UserError
-from edgecnn.parity.metrics import Accumulator
+from edgecnn.parity.metrics import Accumulator, logits_of
 from edgecnn.parity.report import Against, Comparison, ParityReport, SamplesUsed, StageResult
 from edgecnn.parity.samples import Sample, SampleSet, feed_for
 from edgecnn.parity.tolerance import DEFAULT_TOLERANCES, Tolerance, Tolerances, tolerances_for
@@ -21,7 +21,6 @@ from edgecnn.runtime.session import Session
 __all__ = ["Stage", "verify"]
 
 Array = NDArray[Any]
-_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -209,9 +208,9 @@ class _Pair:
             )
         if self.reference.gives_probabilities:
             # The logarithm of a softmax is its logits but for a constant, which no softmax sees.
-            reference = np.log(np.maximum(reference.astype(np.float64), _TINY))
+            reference = logits_of(reference)
             if not self.stage.gives_probabilities:
-                reference, candidate = (row - row.mean() for row in (reference, candidate.astype(np.float64)))
+                candidate = candidate - candidate.mean()
         self._accumulator.add(reference, candidate)
 
     def finish(self, samples: SampleSet, scales: dict[str, float]) -> Comparison | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,22 +58,90 @@ def save_ir(model: ir.Model, path: Path, *, precision: str = "fp32", lineage: Se
         OutputError: the folder cannot be written.
         GraphError: the model cannot be serialised.
     """
-    ir = need("onnx_ir")
+    need("onnx_ir")
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     if size >= EXTERNAL_DATA_THRESHOLD:
+        _save_external(model, path)
+    else:
         try:
-            ir.save(model, path, external_data=data_path(path).name, size_threshold_bytes=1024)
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-        return _describe(path, model, precision, lineage)
-    try:
-        payload = ir.to_proto(model).SerializeToString()
-    except Exception as error:
-        raise GraphError(f"cannot serialise the model for {path}: {_one_line(error)}") from error
-    with atomic_file(path) as stream:
-        stream.write(payload)
-    data_path(path).unlink(missing_ok=True)
+            pieces = _serialized(model)
+        except Exception as error:
+            raise GraphError(f"cannot serialise the model for {path}: {_one_line(error)}") from error
+        with atomic_file(path) as stream:
+            for piece in pieces:
+                stream.write(piece)
+        data_path(path).unlink(missing_ok=True)
     return _describe(path, model, precision, lineage)
+
+
+def _save_external(model: ir.Model, path: Path) -> None:
+    """Write a model and its weights side by side: both into a temporary folder, then into place, the weights first."""
+    ir = need("onnx_ir")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+            written = Path(scratch) / path.name
+            ir.save(model, written, external_data=data_path(path).name, size_threshold_bytes=1024)
+            data_path(written).replace(data_path(path))
+            written.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _serialized(model: ir.Model) -> Iterator[bytes]:
+    """Return the model's protobuf bytes in pieces, one weight at a time: two whole copies of the weights are never in memory.
+
+    protobuf's own serialiser needs the weights once as messages and once more as the result (740 MB for ResNet-152). Here the
+    graph without weights is serialised by it, and the ``initializer`` fields follow, framed by hand
+    (https://protobuf.dev/programming-guides/encoding/: a field is its tag, a length, the content; fields may stand in any order).
+    """
+    ir = need("onnx_ir")
+    frames = [_initializer(value) for value in model.graph.initializers.values() if value.const_value is not None]
+    bare = model.clone()
+    bare.graph.initializers.clear()
+    proto = ir.to_proto(bare)
+    graph = proto.graph.SerializeToString(deterministic=True)
+    proto.ClearField("graph")
+    head = proto.SerializeToString(deterministic=True)
+
+    def pieces() -> Iterator[bytes]:
+        length = len(graph) + sum(len(frame) + size for frame, size, _ in frames)
+        yield head + _tag(7) + _varint(length)  # ModelProto.graph
+        yield graph
+        for frame, size, tensor in frames:
+            yield frame
+            if size:
+                yield tensor.tobytes()
+
+    return pieces()
+
+
+def _initializer(value: ir.Value) -> tuple[bytes, int, Any]:
+    """Frame one ``GraphProto.initializer``: the bytes up to its raw data, the raw data's length, the tensor that has it."""
+    ir, onnx = need("onnx_ir"), need("onnx")
+    tensor = value.const_value
+    assert tensor is not None
+    if tensor.dtype == ir.DataType.STRING:
+        content = ir.to_proto(tensor).SerializeToString(deterministic=True)
+        return _tag(5) + _varint(len(content)) + content, 0, tensor
+    proto = onnx.TensorProto(name=value.name, data_type=int(tensor.dtype), dims=tensor.shape.numpy())
+    size = tensor.nbytes
+    content = proto.SerializeToString(deterministic=True) + _tag(9) + _varint(size)  # TensorProto.raw_data
+    return _tag(5) + _varint(len(content) + size) + content, size, tensor
+
+
+def _tag(field: int) -> bytes:
+    """Return the tag of a length-delimited protobuf field."""
+    return _varint(field << 3 | 2)
+
+
+def _varint(number: int) -> bytes:
+    """Return a number as a protobuf varint: 7 bits a byte, the lowest first, the high bit set on all but the last."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 def expose(path: Path, tensors: Sequence[str]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 import urllib.error
 import urllib.parse
@@ -180,7 +181,10 @@ def _fetch(stream: IO[bytes], url: str, path: Path, progress: Progress, config: 
             if error.code < 500 and error.code not in (408, 416, 429):
                 break
         except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
-            problem = str(getattr(error, "reason", error)) or type(error).__name__
+            reason = getattr(error, "reason", error)
+            problem = str(reason) or type(error).__name__
+            if isinstance(reason, socket.gaierror):  # no network: waiting does not help, and the user waits too
+                break
     raise WeightsError(f"cannot download {url}: {problem}. {_advice(path)}")
 
 

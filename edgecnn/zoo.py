@@ -44,13 +44,9 @@ def find(name: str) -> ModelSpec:
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=4, cutoff=0.6)
-    hint = (
-        f"did you mean {', '.join(near)}?"
-        if near
-        else f"there are {len(known)}, such as {', '.join(list(known)[::15])};"
-    )
+    hint = f" Did you mean {', '.join(near)}?" if near else ""
     raise SpecError(
-        f"no model is named {name!r}: {hint} `edgecnn models` lists them; a network of your own is path/to/net.py:build"
+        f"no model is named {name!r}.{hint} `edgecnn models` lists all {len(known)}; a network of your own is path/to/net.py:build"
     )
 
 

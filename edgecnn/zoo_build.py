@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Built", "FromFile", "Own", "Published", "Random", "build_model", "build_own", "maker", "parse_weights"]
 
 # What a plain ResNet checkpoint lacks of a deformable one. Zero offsets (and a modulation of one) are the plain network.
-OFFSETS = r"(^|\.)offset(_conv)?\."
+OFFSETS = r"\.conv_offset\."
 AUXILIARY = r"^(aux1|aux2|AuxLogits)\."
 
 
@@ -104,7 +104,9 @@ def _choices(spec: ModelSpec) -> str:
     """Say which weights a model can have."""
     entries = ", ".join(entry.name for entry in spec.weights)
     published = f"Published: {entries}. " if entries else "None are published. "
-    twin = f"Those are {spec.weights[0].source.partition(';')[0]}. " if spec.family == "deformable" and entries else ""
+    twin = (
+        f"Those are the {spec.weights[0].source.partition(';')[0]}. " if spec.family == "deformable" and entries else ""
+    )
     return f"{published}{twin}Otherwise --weights FILE (.pth, .pt, .safetensors), or --weights random for an untrained network"
 
 

@@ -7,6 +7,8 @@ scaling: it was made to be quantized.
 Weights trained in TensorFlow (``tf=True``) pad strided convolutions as TensorFlow's "SAME" does, the odd pixel at the bottom
 and right, and use BatchNorm eps 1e-3; timm's own pad evenly and use 1e-5. The keys are the same, so loading one into the
 other raises nothing and costs accuracy.
+
+In training, the reference's regularisation: dropout, and stochastic depth up to 0.2 (timm's builders leave both at 0).
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
 class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's "SAME" padding, worked out from the input's size when it runs.
 
-    An export sees the size as a constant. Where both ends of both sides get the same number of pixels it is a plain
-    convolution; otherwise one ``Pad`` with constant widths stands before the convolution.
+    An export sees the size as a constant, and the exporter makes the padding part of the convolution: ONNX's ``Conv`` takes
+    uneven pads, torch's does not.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int, *, stride: int = 1, groups: int = 1) -> None:

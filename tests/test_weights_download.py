@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -189,6 +190,23 @@ def test_offline_the_error_names_the_url_the_file_and_the_option(cache: Path) ->
     for part in ("http://127.0.0.1:9/net.pth", str(cache / "net.pth"), "--weights FILE"):
         assert part in str(caught.value)
     assert files(cache) == []
+
+
+def test_without_a_network_nothing_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def no_names(*address: object, **options: object) -> None:
+        asked.append(address)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    for variable in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("socket.getaddrinfo", no_names)
+    with pytest.raises(
+        WeightsError, match=r"cannot download https://example\.org/net\.pth: .*Name or service not known"
+    ):
+        download("https://example.org/net.pth", "net.pth", "", config=QUICK)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("url", ["http://example.org/net.pth", "ftp://example.org/net.pth", "file:///etc/passwd"])

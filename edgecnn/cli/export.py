@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecnn.cli.options import InputSize, Triple, read_labels
+from edgecnn.cli.options import InputSize, Triple
 from edgecnn.cli.output import common_options, console, emit, number, progress_bar, table, warn
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ __all__ = ["command"]
 @click.option("--mean", type=Triple(), help="Per channel, of pixels in [0, 1]. [ImageNet's]")
 @click.option("--std", type=Triple(), help="Per channel, of pixels in [0, 1]. [ImageNet's]")
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names, one a line.")
-@click.option("--fp16", is_flag=True, help="Also make an FP16 graph with FP32 input and output.")
 @click.option("--int8", is_flag=True, help="Also make an INT8 graph that TensorRT takes.")
-@click.option("--mixed", is_flag=True, help="What stays float in the INT8 graph runs in FP16 (TensorRT).")
 @click.option(
     "--target",
     type=click.Choice(["auto", "cpu", "tensorrt"]),
@@ -44,13 +42,7 @@ __all__ = ["command"]
 @click.option("--data", type=click.Path(path_type=Path), help="Images to verify on. [calibration images left out]")
 @click.option("--opset", type=int, default=20, help="[20]")
 @click.option("--batch", type=click.IntRange(min=1), help="Static batch size. [dynamic]")
-@click.option(
-    "--deform", type=click.Choice(["standard", "gridsample", "plugin"]), default="standard", help="[standard]"
-)
 @click.option("--output", default="", help="Main output of a network that returns several.")
-@click.option("--no-simplify", is_flag=True, help="Keep the graph as torch.onnx wrote it.")
-@click.option("--embed-preprocess", is_flag=True, help="The graph takes uint8 NHWC pixels and normalises them itself.")
-@click.option("--embed-softmax", is_flag=True, help="The graph gives probabilities.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="[as onnxruntime chooses]")
 @click.option("--no-cache", is_flag=True, help="Calibrate anew.")
 @common_options
@@ -62,19 +54,18 @@ def command(model: str, out: Path | None, as_json: bool, **options: Any) -> int:
 
     \b
     edgecnn export efficientnet_lite0 --int8 --calib photos/
-    edgecnn export resnet50 --fp16 --weights IMAGENET1K_V1
+    edgecnn export resnet50 --int8 --weights IMAGENET1K_V1
     edgecnn export net.py:build --input-size 3x64x64 --labels classes.txt
 
     Exits with 3, and marks the bundle unverified, when a stage does not match PyTorch.
     """
     from edgecnn.pipeline import run
 
-    labels = read_labels(options["labels"]) if options["labels"] else ()
     spec = _spec(model, options)
     config = _config(options)
     destination = out or Path(f"{spec.name}-{config.precision}")
     with progress_bar(as_json) as progress:
-        outcome = run(spec, config, to=destination, labels=labels, progress=progress)
+        outcome = run(spec, config, to=destination, progress=progress)
     if as_json:
         emit(outcome.to_json())
     else:
@@ -88,7 +79,10 @@ def _spec(model: str, options: dict[str, Any]) -> ModelSpec:
 
     given = {name: options[name] for name in ("input_size", "mean", "std") if options[name] is not None}
     if ":" in model:
-        return zoo.user_spec(model, num_classes=options["num_classes"], **given)
+        labels = str(options["labels"] or "")
+        return zoo.user_spec(model, num_classes=options["num_classes"], labels=labels, **given)
+    if options["labels"]:
+        given["labels"] = options["labels"]
     if given:
         names = ", ".join("--" + name.replace("_", "-") for name in given)
         raise click.UsageError(f"{names}: the zoo's models bring their own; give these with path.py:function")
@@ -102,16 +96,15 @@ def _config(options: dict[str, Any]) -> Any:
 
     return PipelineConfig(
         export=ExportConfig(
-            opset=options["opset"], batch=options["batch"], deform=options["deform"], output=options["output"]
+            opset=options["opset"], batch=options["batch"], output=options["output"]
         ),
-        simplify=not options["no_simplify"],
         bias_correction=not options["no_bias_correction"],
         use_cache=not options["no_cache"],
         **{
             name: options[name]
             for name in (
-                "weights", "num_classes", "fp16", "int8", "mixed", "target", "calib", "calib_images", "method", "keep_float",
-                "data", "embed_preprocess", "embed_softmax", "threads", "force",
+                "weights", "num_classes", "int8", "target", "calib", "calib_images", "method", "keep_float",
+                "data", "threads", "force",
             )
         },
     )  # fmt: skip

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-__all__ = ["InputSize", "Triple", "read_labels"]
+__all__ = ["InputSize", "Triple"]
 
 
 class InputSize(click.ParamType):
@@ -22,7 +20,7 @@ class InputSize(click.ParamType):
         if len(parts) == 3 and all(part.isdigit() and int(part) > 0 for part in parts):
             channels, height, width = (int(part) for part in parts)
             return channels, height, width
-        self.fail(f"{value!r} is not CHANNELSxHEIGHTxWIDTH, such as 3x224x224", param, ctx)
+        return self.fail(f"{value!r} is not CHANNELSxHEIGHTxWIDTH, such as 3x224x224", param, ctx)
 
 
 class Triple(click.ParamType):
@@ -37,24 +35,6 @@ class Triple(click.ParamType):
         try:
             return tuple(float(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a comma-separated list of numbers, such as 0.485,0.456,0.406", param, ctx)
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Read class names, one a line; a final empty line is no class.
-
-    Raises:
-        DataError: the file is not there, not UTF-8, or empty.
-    """
-    from edgecnn.errors import DataError
-
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read labels from {path}: {error}") from error
-    names = tuple(line.strip() for line in lines)
-    while names and not names[-1]:
-        names = names[:-1]
-    if not names:
-        raise DataError(f"{path} holds no labels: write one class name a line")
-    return names
+            return self.fail(
+                f"{value!r} is not a comma-separated list of numbers, such as 0.485,0.456,0.406", param, ctx
+            )

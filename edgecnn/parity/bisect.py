@@ -4,11 +4,13 @@ Comparing every intermediate tensor does not answer that by itself: once a layer
 graph every layer adds a little noise. What is asked is where the noise *enters*. Independent noises add in power, so a
 layer's own noise is what its output has beyond what its inputs brought:
 
-    own = N_out - 4 * N_in,    N = sum (ref - cand)**2 / sum ref**2,    N_in the largest among its inputs
+    own = N_out - N_in,    N = sum (ref - cand)**2 / sum ref**2
 
-with the factor 4 (6 dB) for what a layer may amplify: it is a bound, not an estimate, so that an innocent layer behind a noisy
-one is not accused. A layer departs when its own noise alone exceeds what the precision explains, and the departure
-reaches a tensor computed from it (a gate that saturates anyway is no culprit).
+where N_in is the noise of its noisiest input plus that of its quantized weights. That estimate stands in the table. A layer is
+accused only when ``N_out - 4 N_in`` alone exceeds what the precision explains: layers that subtract much from much amplify
+relative noise, by 6 dB at times, and an innocent layer behind a noisy one must not be blamed. (Quantizing a tensor amplifies
+nothing, so there the factor is 1.) And the departure must reach a tensor computed from it: a gate that saturates
+anyway is no culprit.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FLOORS", "BisectReport", "Layer", "bisect"]
 
-FLOORS: Mapping[str, float] = MappingProxyType({"fp32": 80.0, "fp16": 30.0, "int8": 12.0, "int8-cpu": 12.0})
+FLOORS: Mapping[str, float] = MappingProxyType({"fp32": 90.0, "fp16": 30.0, "int8": 12.0, "int8-cpu": 12.0})
 """Least ratio of a layer's output to its own noise, dB, by the candidate's precision.
 
 Float32 layers add noise at 110 dB and better, float16 ones at 50 to 70 dB. Quantizing one tensor to 8 bits with fitting ranges
@@ -67,7 +69,7 @@ class Layer:
         module: dotted path in the PyTorch network. ``op``: operator of the node that gives it.
         role: ``layer`` (a node's output), ``quantization`` (a tensor after Q/DQ) or ``weights`` (quantized weights).
         shape: for one sample.
-        sqnr_db: signal over noise at this tensor; ``input_sqnr_db``: the lowest among the tensors it is computed from.
+        sqnr_db: signal over noise at this tensor; ``input_sqnr_db``: over the noise that its inputs and weights bring.
         own_db: signal over this step's own noise, see the module's formula; infinite if its inputs explain all of it.
         max_abs: largest absolute difference.
         departs: whether its own noise exceeds what the precision explains, and persists.
@@ -304,11 +306,12 @@ def _judge(
         if ratios[index] is None:
             continue
         sqnr = ratios[index] or 0.0
-        incoming = min((r for i in entry.inputs if (r := ratios[i]) is not None), default=math.inf)
-        own = _own(sqnr, incoming)
+        incoming = _incoming(index, entries, ratios)
+        own = _own(sqnr, incoming, 1.0)
+        accused = _own(sqnr, incoming, 1.0 if entry.role == "quantization" else AMPLIFICATION)
         after = [r for i in consumers.get(index, []) if (r := ratios[i]) is not None]
         persists = entry.tensor in graph.outputs or not after or min(after) < floor + _PERSISTS_DB
-        departs = own < floor and persists
+        departs = accused < floor and persists
         layers.append(
             Layer(
                 tensor=entry.tensor,
@@ -347,9 +350,21 @@ def _ratio(entry: Entry, difference: Difference) -> float | None:
     )
 
 
-def _own(sqnr: float, incoming: float) -> float:
+def _incoming(index: int, entries: Sequence[Entry], ratios: Sequence[float | None]) -> float:
+    """Return the signal over the noise that an entry's inputs bring: the noisiest tensor's and the weights' add up."""
+    worst = {"weights": math.inf, "layer": math.inf}
+    for source in entries[index].inputs:
+        ratio = ratios[source]
+        if ratio is not None:
+            kind = "weights" if entries[source].role == "weights" else "layer"
+            worst[kind] = min(worst[kind], ratio)
+    noise = sum(10 ** (-ratio / 10) for ratio in worst.values())
+    return math.inf if noise <= 0 else -10 * math.log10(noise)
+
+
+def _own(sqnr: float, incoming: float, amplification: float) -> float:
     """Return the ratio of the output to the noise that the inputs do not explain, dB."""
-    own = 10 ** (-sqnr / 10) - AMPLIFICATION * 10 ** (-incoming / 10)
+    own = 10 ** (-sqnr / 10) - amplification * 10 ** (-incoming / 10)
     return math.inf if own <= 0 else -10 * math.log10(own)
 
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.calib.data import SUFFIXES
 from edgecnn.errors import BackendError, BundleMissingError, DataError, UserError
 from edgecnn.parity.bisect import BisectReport, bisect
-from edgecnn.parity.labelled import IMAGE_SUFFIXES, read_labelled
+from edgecnn.parity.labelled import read_labelled
 from edgecnn.parity.metrics import compare, logits_of
 from edgecnn.parity.report import Comparison, ParityReport, StageResult
 from edgecnn.parity.samples import SampleSet, edge_inputs, from_pixels, gaussian
@@ -175,7 +176,7 @@ def picture_set(
         files: Sequence[Path] = read_labelled(folder, num_classes).limited(limit).files
     except DataError:
         # Classes that do not fit do not matter here: any pictures will do.
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         files = [found[i * len(found) // min(limit, len(found))] for i in range(min(limit, len(found)))]
     good, bad = [], 0
     for file in files:

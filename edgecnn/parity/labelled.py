@@ -8,13 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgecnn.calib.data import SUFFIXES
 from edgecnn.errors import DataError
 
-__all__ = ["IMAGE_SUFFIXES", "LABELS_CSV", "LabelledImages", "read_labelled"]
+__all__ = ["LABELS_CSV", "LabelledImages", "read_labelled"]
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".jfif")
-)
 LABELS_CSV = "labels.csv"
 _WNID = re.compile(r"n\d{8}")
 IMAGENET_CLASSES = 1000
@@ -94,7 +92,7 @@ def read_labelled(folder: Path, num_classes: int, labels: Sequence[str] = ()) ->
 def _pictures(paths: Iterator[Path]) -> tuple[Path, ...]:
     """Return the picture files, sorted."""
     return tuple(
-        sorted(p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file())
+        sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
     )
 
 

@@ -140,7 +140,7 @@ def pick_output(result: Any, output: str = "") -> torch.Tensor:
 
     Args:
         result: a tensor; or a tuple, named tuple, list, dict or object with tensors in it.
-        output: key, field name, or position as text; "" where there is only one tensor.
+        output: key, field name, or position as text; "" for the only tensor, or the one called ``logits``.
 
     Raises:
         UserError: there are several and none was named, or no such one; the message lists the choices.
@@ -148,14 +148,14 @@ def pick_output(result: Any, output: str = "") -> torch.Tensor:
     if isinstance(result, torch.Tensor):
         return result
     choices = _choices(result)
-    if not output and len(choices) == 1:
-        return next(iter(choices.values()))
+    if not output and (len(choices) == 1 or "logits" in choices):
+        return choices["logits"] if "logits" in choices else next(iter(choices.values()))
     if output not in choices:
         positions = list(choices.values())
         if output.isdecimal() and int(output) < len(positions):
             return positions[int(output)]
         listed = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in choices.items()) or "no tensor"
-        asked = f"output {output!r} is not among what" if output else "choose one output: "
+        asked = f"output {output!r} is not among what" if output else "choose one output:"
         raise UserError(f"{asked} the network returns: {listed}")
     return choices[output]
 

@@ -28,18 +28,15 @@ class PipelineConfig:
         weights: ``default``, an entry's name, ``package``, a file, or ``random[:SEED]``.
         num_classes: None takes the checkpoint's.
         export: opset, batch, deformable convolution, main output.
-        simplify: run onnxsim and our own passes.
-        fp16, int8: the variants to make beside fp32.
+        int8: make INT8 variants beside fp32.
         target: ``cpu`` adds ``int8-cpu`` for onnxruntime's integer kernels to the TensorRT-valid ``int8``; ``auto`` is
             ``cpu`` on a machine without an NVIDIA GPU.
-        mixed: what stays float in ``int8`` runs in FP16 (TensorRT).
         calib: a folder of images, an .npz or .npy of preprocessed tensors, or ``photos``.
         calib_images: how many of them at most.
         method: of the ranges: ``mse``, ``minmax``, ``percentile[:P]``, ``entropy``.
         keep_float: regular expressions over node names that stay float.
         bias_correction: correct the mean error that weight rounding makes.
         data: images to verify on; None takes calibration images that calibration left out, else the photos.
-        embed_preprocess, embed_softmax: graphs take uint8 pixels, give probabilities.
         threads: of calibration, verification and measurement; 0 lets onnxruntime choose.
         measure_seconds: of latency measurement for each variant; 0 leaves it out.
         use_cache: reuse and keep calibration results.
@@ -49,19 +46,14 @@ class PipelineConfig:
     weights: str = "default"
     num_classes: int | None = None
     export: ExportConfig = field(default_factory=ExportConfig)
-    simplify: bool = True
-    fp16: bool = False
     int8: bool = False
     target: Target = "auto"
-    mixed: bool = False
     calib: str = "photos"
     calib_images: int = 128
     method: str = "mse"
     keep_float: tuple[str, ...] = ()
     bias_correction: bool = True
     data: Path | None = None
-    embed_preprocess: bool = False
-    embed_softmax: bool = False
     threads: int = 0
     measure_seconds: float = 0.5
     use_cache: bool = True
@@ -73,13 +65,11 @@ class PipelineConfig:
             raise SpecError(f"target {self.target!r} is not one of {', '.join(get_args(Target))}")
         if self.calib_images < 1:
             raise SpecError(f"calibration needs at least one image, asked for {self.calib_images}")
-        if self.mixed and not self.int8:
-            raise SpecError("--mixed makes the float part of an INT8 graph FP16: it needs --int8")
 
     @property
     def precision(self) -> str:
         """The precision the job is about: names the default output folder."""
-        return "int8" if self.int8 else "fp16" if self.fp16 else "fp32"
+        return "int8" if self.int8 else "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -252,6 +253,8 @@ class Manifest:
             if self.labels.sha256 != self.files[self.labels.file].sha256:
                 raise BundleSchemaError(f"{MANIFEST}: two hashes for {self.labels.file}")
         for name, variant in self.variants.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+                raise BundleSchemaError(f"{MANIFEST}: {name[:80]!r} is not a name for a variant")
             self._check_input(name, variant)
 
     def _check_input(self, name: str, variant: Variant) -> None:
@@ -300,8 +303,8 @@ class Manifest:
         schema = read.integer("schema")
         if schema > SCHEMA:
             raise BundleSchemaError(
-                f"{MANIFEST} has schema {schema}, written by edgecnn {read.get('edgecnn', '?')!r}; this edgecnn "
-                f"{__version__} reads up to {SCHEMA}: upgrade it, or export again"
+                f"{MANIFEST} has schema {min(schema, 10**9)}, written by edgecnn {str(read.get('edgecnn', '?'))[:20]!r}; "
+                f"this edgecnn {__version__} reads up to {SCHEMA}: upgrade it, or export again"
             )
         if schema < 1:
             raise BundleSchemaError(f"{MANIFEST}: schema {schema} is not a version")
@@ -317,14 +320,16 @@ class Manifest:
             weights=Weights.from_json(read.mapping("weights")),
             labels=None if labels is None else Labels.from_json(labels),
             embedded=Embedded.from_json(read.mapping("embedded")),
-            variants={name: Variant.from_json(value, f"variant {name!r}") for name, value in variants.items()},
+            variants={name: Variant.from_json(value, f"variant {name[:80]!r}") for name, value in variants.items()},
             calibration=read.mapping_or_none("calibration"),
             parity=read.mapping("parity"),
             verified=read.boolean("verified"),
             notes=read.texts("notes"),
             lineage=_lineage(read),
             tools=read.text_mapping("tools"),
-            files={bundle_path(path): FileRecord.from_json(value, f"file {path!r}") for path, value in files.items()},
+            files={
+                bundle_path(path): FileRecord.from_json(value, f"file {path[:80]!r}") for path, value in files.items()
+            },
         )
 
     @classmethod

@@ -159,6 +159,8 @@ class OrtSession(Session):
 
     def _run(self, feed: Mapping[str, Array], outputs: tuple[str, ...]) -> dict[str, Array]:
         """Run once on a checked feed."""
+        if not outputs:
+            return {}  # onnxruntime takes an empty list for all of them
         try:
             return dict(zip(outputs, self._open().run(outputs, feed), strict=True))
         except EdgecnnError:

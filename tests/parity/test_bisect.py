@@ -1,0 +1,185 @@
+"""Bisecting: what is compared, how a layer's own noise is told from what it inherits, and the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from parity_nets import INPUT, PREPROCESS, images, network, write_embedded, write_fp16, write_fp32, write_int8
+
+from edgecnn.errors import UserError
+from edgecnn.onnxio import open_model
+from edgecnn.parity.bisect import bisect
+from edgecnn.parity.samples import SampleSet, gaussian
+from edgecnn.parity.torch_runner import TorchSession
+from edgecnn.parity.trace import match_graphs, match_modules, read_graph
+
+LAYERS = [
+    "conv1/Conv",
+    "relu/Relu",
+    "block.conv/Conv",
+    "block.relu/Relu",
+    "block/Add",
+    "dw/Conv",
+    "act/Relu",
+    "ReduceMean",
+    "logits",
+]
+
+
+@pytest.fixture(scope="module")
+def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_fp32(tmp_path_factory.mktemp("bisect") / "fp32.onnx")
+
+
+@pytest.fixture(scope="module")
+def int8(fp32: Path) -> Path:
+    return write_int8(fp32.with_name("int8.onnx"), fp32)
+
+
+def test_graphs_match_by_name_and_quantized_tensors_by_their_original(fp32: Path, int8: Path) -> None:
+    graph = read_graph(int8)
+    entries = match_graphs(read_graph(fp32), graph)
+    by_role = {role: [e.reference for e in entries if e.role == role] for role in ("layer", "quantization", "weights")}
+    assert by_role["layer"] == LAYERS
+    assert set(by_role["quantization"]) == {"input", "relu/Relu", "block.relu/Relu", "block/Add", "act/Relu"}
+    assert by_role["weights"] == ["conv1.weight", "block.conv.weight", "dw.weight", "fc.weight"]
+    conv = next(e for e in entries if e.tensor == "block.conv/Conv")
+    assert [entries[i].tensor for i in conv.inputs] == ["relu/Relu_dequantized", "block.conv.weight_dequantized"]
+    assert conv.node.module == "block.conv"
+
+
+def test_modules_match_the_last_node_of_their_scope_and_folded_ones_their_convolution(fp32: Path) -> None:
+    sample = next(iter(images(1)))
+    found = {e.tensor: e.reference for e in match_modules(TorchSession(network(), (INPUT,)), sample, read_graph(fp32))}
+    assert found == {
+        "conv1/Conv": "bn1",  # folded into the convolution
+        "relu/Relu": "relu",
+        "block.conv/Conv": "block.conv",
+        "block.relu/Relu": "block.relu",
+        "block/Add": "block",
+        "dw/Conv": "dw",
+        "act/Relu": "act",
+        "logits": "fc",
+    }
+
+
+@pytest.mark.parametrize("form", ["fp16", "int8", "embedded", "torch"])
+def test_honest_forms_do_not_depart(form: str, fp32: Path, int8: Path, tmp_path: Path) -> None:
+    reference: Any = fp32
+    if form == "torch":
+        reference, candidate = TorchSession(network(), (INPUT,)), fp32
+    elif form == "int8":
+        candidate = int8
+    else:
+        candidate = {"fp16": write_fp16, "embedded": write_embedded}[form](tmp_path / "other.onnx")
+    report = bisect(reference, candidate, images(4))
+    assert report, "\n".join(report.lines())
+    assert report.first is None
+    assert report.precision == ("int8" if form == "int8" else "fp16" if form == "fp16" else "fp32")
+    assert report.samples == 4
+    assert len(report.layers) >= 8
+    assert report.note == ""
+
+
+def test_a_layers_own_noise_is_what_its_inputs_do_not_explain(fp32: Path, int8: Path) -> None:
+    layers = {layer.tensor: layer for layer in bisect(fp32, int8, images(4)).layers}
+    assert layers["dw/Conv"].sqnr_db < layers["conv1/Conv"].sqnr_db - 5, "noise adds up on the way"
+    for layer in layers.values():
+        assert layer.own_db > 30, layer
+        assert layer.own_db >= layer.sqnr_db - 1e-9
+
+
+def test_parts_give_what_all_at_once_gives(fp32: Path, int8: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    whole = bisect(fp32, int8, images(2))
+    parts = bisect(fp32, int8, images(2), memory=200_000, progress=lambda *step: seen.append(step))
+    assert seen[-1][2] > 3
+    assert parts == whole
+
+
+def test_artefacts_are_taken_as_well_as_paths(fp32: Path, int8: Path) -> None:
+    report = bisect(open_model(fp32), open_model(int8, precision="int8"), images(1))
+    assert (report.precision, report.floor_db, report.reference, report.candidate) == (
+        "int8",
+        12,
+        "fp32.onnx",
+        "int8.onnx",
+    )
+    assert bisect(fp32, int8, images(1), floor_db=99).first is not None
+
+
+def test_noise_that_adds_up_without_a_culprit_is_said_to(fp32: Path, tmp_path: Path) -> None:
+    def jitter(arrays: dict[str, Any]) -> None:
+        for name, values in arrays.items():
+            if name.endswith("weight"):
+                draw = np.random.default_rng(len(name))
+                arrays[name] = (values * (1 + 0.12 * draw.standard_normal(values.shape))).astype(np.float32)
+
+    report = bisect(fp32, write_fp32(tmp_path / "noisy.onnx", jitter), images(4), floor_db=19)
+    assert report.first is None, "\n".join(report.lines())
+    first_floor = report.layers[-1].sqnr_db + 1
+    again = bisect(fp32, tmp_path / "noisy.onnx", images(4), floor_db=first_floor)
+    if again.first is None:
+        assert "the noise of many layers adds up" in again.note
+
+
+def test_a_layer_whose_error_goes_no_further_is_no_culprit(tmp_path: Path) -> None:
+    """Everything below zero is wrong, and the ReLU behind it removes all of it."""
+
+    def negative(nodes: list[Any], arrays: dict[str, Any]) -> None:
+        import onnx
+
+        arrays["ten"], arrays["zero"] = np.float32(10), np.float32(0)
+        conv = next(node for node in nodes if node.name == "dw/Conv")
+        conv.output[0] = "plain"
+        at = nodes.index(conv)
+        nodes[at + 1 : at + 1] = [
+            onnx.helper.make_node("Less", ["plain", "zero"], ["below"], name="below"),
+            onnx.helper.make_node("Mul", ["plain", "ten"], ["tenfold"], name="tenfold"),
+            onnx.helper.make_node("Where", ["below", "tenfold", "plain"], ["dw/Conv"], name="swap"),
+        ]
+
+    report = bisect(write_fp32(tmp_path / "a.onnx"), write_fp32(tmp_path / "b.onnx", extra=negative), images(3))
+    dw = next(layer for layer in report.layers if layer.tensor == "dw/Conv")
+    assert dw.sqnr_db < 0
+    assert report, "\n".join(report.lines())
+
+
+def test_json_and_text(fp32: Path, tmp_path: Path) -> None:
+    def change(arrays: dict[str, Any]) -> None:
+        arrays["dw.weight"] = arrays["dw.weight"] * 1.5
+
+    report = bisect(fp32, write_fp32(tmp_path / "bad.onnx", change), images(2))
+    data = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert data["first"]["tensor"] == "dw/Conv"
+    assert data["first"]["module"] == "dw"
+    assert [layer["tensor"] for layer in data["layers"]] == LAYERS
+    assert data["layers"][0]["sqnr_db"] is None
+    lines = list(report.lines())
+    assert lines[0].startswith("bad.onnx first departs from fp32.onnx at Conv dw: ")
+    assert "from exact inputs, where this precision explains no less than 90 dB" in lines[0]
+    assert sum("<- departs" in line for line in lines) == 1
+
+
+def test_what_cannot_be_bisected(fp32: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least one sample"):
+        bisect(fp32, fp32, SampleSet("none", "images", lambda: iter(())))
+    with pytest.raises(UserError, match="no ONNX file"):
+        bisect(fp32, tmp_path / "absent.onnx", images(1))
+    other = tmp_path / "other.onnx"
+    import onnx
+
+    model = onnx.load(fp32)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name in LAYERS:
+                    names[index] = f"renamed {name}"
+    model.graph.output[0].name = "renamed logits"
+    onnx.save(model, other)
+    with pytest.raises(UserError, match="no tensor in common"):
+        bisect(fp32, other, gaussian(INPUT, PREPROCESS, count=1))

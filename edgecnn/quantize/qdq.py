@@ -60,6 +60,9 @@ def insert(
             writer.weight(nodes[decision.node], means)
     for decision in placement.decisions:
         writer.activations(nodes[decision.node], decision)
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses():  # the float weights, which would triple the file
+            del model.graph.initializers[name]
 
 
 class _Writer:

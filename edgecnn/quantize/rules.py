@@ -216,7 +216,7 @@ class _Graph:
 
     def _steers_deformation(self, node: ir.Node) -> bool:
         """Whether a node's output reaches an offset or a mask of a deformable convolution without another convolution."""
-        seen, queue = set(), [value for value in node.outputs]
+        seen, queue = set(), list(node.outputs)
         while queue:
             value = queue.pop()
             for use in value.uses():

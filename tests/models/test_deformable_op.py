@@ -204,7 +204,7 @@ def test_a_second_derivative_is_refused():
     arguments["input"].requires_grad_()
     arguments["offset"].requires_grad_()
     (first,) = torch.autograd.grad(deform_conv2d(**arguments).square().sum(), arguments["offset"], create_graph=True)
-    with pytest.raises(RuntimeError, match="deform_conv2d_backward.default but no autograd formula"):
+    with pytest.raises(RuntimeError, match=r"deform_conv2d_backward.default but no autograd formula"):
         first.sum().backward()
 
 

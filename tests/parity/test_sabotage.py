@@ -148,7 +148,7 @@ def test_a_planted_fault_is_put_on_its_stage_and_layer(name: str, honest: dict[s
     if fault.stage in ("onnx", "simplified"):
         # Whatever is made from a bad stage is as bad, and must not be blamed for it.
         inherited = {"simplified"} if fault.stage == "onnx" else set()
-        files |= {stage: files[fault.stage] for stage in inherited}
+        files |= dict.fromkeys(inherited, files[fault.stage])
     reference = TorchSession(network(), (INPUT,))
     stages = [Stage("pytorch", "fp32", reference)]
     for stage in STAGES:

@@ -95,7 +95,7 @@ def test_calibration_images_alone_are_used_and_said_so() -> None:
     assert same.note == "calibration images: no others were given"
 
 
-def test_a_folder_of_images_brings_its_pixels(tmp_path) -> None:  # noqa: ANN001
+def test_a_folder_of_images_brings_its_pixels(tmp_path) -> None:
     from PIL import Image
 
     for index, picture in enumerate(pictures(3)):

@@ -34,7 +34,7 @@ def noisy(logits: np.ndarray, db: float) -> np.ndarray:
     return logits + DRAW.standard_normal(logits.shape) * np.sqrt((logits**2).mean()) * 10 ** (-db / 20)
 
 
-def judge(tolerance: Tolerance, ref: np.ndarray, cand: np.ndarray, scale: float = 0.0, **options: bool):  # noqa: ANN201
+def judge(tolerance: Tolerance, ref: np.ndarray, cand: np.ndarray, scale: float = 0.0, **options: bool):
     return tolerance.judge(compare(ref, cand, margin=tolerance.margin, **options), scale)
 
 

@@ -1,0 +1,111 @@
+"""``edgecnn quantize``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgecnn.cli.options import InputSize, Triple
+from edgecnn.cli.output import common_options, console, emit, progress_bar
+
+if TYPE_CHECKING:
+    from edgecnn.artifacts import OnnxModel
+    from edgecnn.spec import Preprocess
+
+__all__ = ["command"]
+
+
+@click.command("quantize")
+@click.argument("onnx", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@click.option("--calib", required=True, metavar="SRC", help="Folder of images, .npz, .npy or 'photos'.")
+@click.option("--calib-images", type=click.IntRange(min=1), default=128, help="How many at most. [128]")
+@click.option("--scheme", type=click.Choice(["int8", "int8-cpu"]), default="int8", help="For TensorRT or a CPU. [int8]")
+@click.option("--method", default="mse", help="mse, minmax, percentile[:P] or entropy. [mse]")
+@click.option("--keep-float", multiple=True, metavar="REGEX", help="Nodes that stay float (repeatable).")
+@click.option("--no-bias-correction", is_flag=True, help="Leave the mean error of weight rounding in.")
+@click.option("--mean", type=Triple(), help="[the file's own, else ImageNet's]")
+@click.option("--std", type=Triple(), help="[the file's own, else ImageNet's]")
+@click.option("--input-size", type=InputSize(), help="Where the file leaves it open.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@common_options
+def command(
+    onnx: Path,
+    out: Path,
+    calib: str,
+    calib_images: int,
+    scheme: str,
+    method: str,
+    keep_float: tuple[str, ...],
+    no_bias_correction: bool,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    input_size: tuple[int, int, int] | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Quantize an ONNX file to INT8 with explicit Q/DQ."""
+    from edgecnn.artifacts import cache_dir
+    from edgecnn.calib import open_samples, parse
+    from edgecnn.errors import OutputError
+    from edgecnn.onnxio import open_model
+    from edgecnn.quantize import QuantizeConfig, quantize
+
+    if out.exists() and not force:
+        raise OutputError(f"{out} exists already: choose another file, or replace it with --force")
+    model = open_model(onnx)
+    config = QuantizeConfig(
+        scheme=scheme,  # type: ignore[arg-type]
+        method=parse(method),
+        keep_float=keep_float,
+        bias_correction=not no_bias_correction,
+    )
+    samples = open_samples(calib, _preprocess(model, mean, std, input_size), calib_images, model.inputs[0].name)
+    with progress_bar(as_json) as progress:
+        result = quantize(model, samples, config, to=out, cache=cache_dir() / "calibration", progress=progress)
+    placement = result.placement.to_json()
+    if as_json:
+        emit(
+            {
+                "out": str(out),
+                "sha256": result.model.sha256,
+                "calibration": samples.describe(),
+                "reused": result.ranges.reused,
+                "placement": placement,
+            }
+        )
+        return
+    counts = f"{placement['quantized']} nodes in INT8, {placement['float']} in float"
+    console().print(f"{out}: {counts}; the reasons: edgecnn inspect {out}", markup=False)
+
+
+def _preprocess(
+    model: OnnxModel,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    size: tuple[int, int, int] | None,
+) -> Preprocess:
+    """Return the preprocessing: the file's own where edgecnn wrote it, else made from its input and the options."""
+    from edgecnn.errors import SpecError
+    from edgecnn.onnxio import read_metadata
+    from edgecnn.spec import Preprocess
+
+    own = read_metadata(model.path).get("edgecnn.preprocess")
+    if own and not (mean or std or size):
+        return Preprocess.from_json(json.loads(own))
+    shape = model.inputs[0].shape
+    found = size or tuple(dim for dim in shape[1:] if isinstance(dim, int))
+    if len(shape) != 4 or len(found) != 3:
+        raise SpecError(f"{model.path.name} takes {list(shape)}: give its channels, height and width with --input-size")
+    channels, height, width = found
+    if channels == 1:
+        return Preprocess(
+            size=(height, width), resize=max(height, width) * 8 // 7, colour="L", mean=mean or (0.5,), std=std or (0.5,)
+        )
+    default = Preprocess()
+    return Preprocess(
+        size=(height, width), resize=max(height, width) * 8 // 7, mean=mean or default.mean, std=std or default.std
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -316,7 +315,7 @@ def _nvidia() -> str:
     """Return ``jetson``, ``gpu`` or ""."""
     if Path("/etc/nv_tegra_release").exists() or Path("/dev/nvhost-gpu").exists():
         return "jetson"
-    if sys.platform == "linux":
+    if platform.system() == "Linux":
         return "gpu" if Path("/dev/nvidiactl").exists() else ""
     import shutil
 

@@ -129,10 +129,11 @@ class _MainOutput:
                 super().__init__()
                 self.network = module
 
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
+            def forward(self, x: Any) -> Any:
                 return _choices(self.network(x))[key]
 
-        return Main().eval()
+        wrapped: nn.Module = Main().eval()
+        return wrapped
 
 
 def _choices(result: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import click
 __all__ = ["InputSize", "Triple"]
 
 
-class InputSize(click.ParamType):
+class InputSize(click.ParamType):  # type: ignore[type-arg]
     """``3x224x224``: channels, height, width."""
 
     name = "CxHxW"
@@ -23,7 +23,7 @@ class InputSize(click.ParamType):
         return self.fail(f"{value!r} is not CHANNELSxHEIGHTxWIDTH, such as 3x224x224", param, ctx)
 
 
-class Triple(click.ParamType):
+class Triple(click.ParamType):  # type: ignore[type-arg]
     """``0.485,0.456,0.406``: one number a channel."""
 
     name = "R,G,B"

@@ -130,7 +130,7 @@ def _quantize(made: _Made, data: Data, config: PipelineConfig, scratch: Path, pr
             made.models["fp32"],
             data.calibration,
             QuantizeConfig(
-                scheme=scheme,  # type: ignore[arg-type]
+                scheme=scheme,
                 method=parse(config.method),
                 keep_float=config.keep_float,
                 bias_correction=config.bias_correction,

@@ -102,11 +102,7 @@ def evaluate(
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle, allow_unverified=allow_unverified)
-    names = list(dict.fromkeys(variants)) if variants is not None else list(bundle.variants)
-    if not names:
-        raise UserError(f"no variants to evaluate; {bundle.path} has {', '.join(bundle.variants)}")
-    for name in names:
-        bundle.variant(name)
+    names = _chosen(bundle, variants)
     if not isinstance(data, LabelledImages):
         data = read_labelled(Path(data), bundle.spec.num_classes, bundle.labels)
     running = list(dict.fromkeys([*([REFERENCE] if REFERENCE in bundle.variants else []), *names]))
@@ -138,6 +134,16 @@ def evaluate(
         )
     scores = tuple(tallies[name].score(name, REFERENCE in bundle.variants) for name in names)
     return Evaluation(variants=scores, skipped=skipped, labels=data.how)
+
+
+def _chosen(bundle: Bundle, variants: Sequence[str] | None) -> list[str]:
+    """Return the variants to evaluate. Raises UserError for an unknown one, or none."""
+    names = list(dict.fromkeys(variants)) if variants is not None else list(bundle.variants)
+    if not names:
+        raise UserError(f"no variants to evaluate; {bundle.path} has {', '.join(bundle.variants)}")
+    for name in names:
+        bundle.variant(name)
+    return names
 
 
 class _Tally:

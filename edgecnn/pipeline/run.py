@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgecnn.weights import LoadedWeights
+    from edgecnn.zoo_build import Built
 
 __all__ = ["run"]
 
@@ -83,10 +84,11 @@ def run(
         with _step("build", seconds, progress):
             built = zoo.build(spec, config.weights, config.num_classes, progress, module=module)
         data = gather(built.spec, config)
-        labels = zoo.labels(built.spec)
         with _step("export", seconds, progress):
             path = Path(scratch) / "model.fp32.onnx"
-            made = _Made({"fp32": export(built.module, built.spec, config.export, to=path, labels=labels)})
+            made = _Made(
+                {"fp32": export(built.module, built.spec, config.export, to=path, labels=zoo.labels(built.spec))}
+            )
         if config.int8:
             with _step("quantize", seconds, progress):
                 _quantize(made, data, config, Path(scratch), progress)
@@ -100,26 +102,39 @@ def run(
         with _step("measure", seconds, progress):
             timings = _measure(sessions, data, config, progress)
         with _step("pack", seconds, progress):
-            pictures = data.pictures(GOLDEN_IMAGES)
-            golden = make_golden(pictures, built.spec.preprocess, sessions | {"pytorch": reference}) if pictures else {}
-            notes = (*data.notes, *built.weights.notes)
-            contents = BundleContents(
-                spec=built.spec,
-                weights=_weights(built.weights),
-                variants=[_variant(name, made, report, timings, config) for name in made.models],
-                labels=labels,
-                golden=golden,
-                ranges=made.ranges,
-                parity=report.to_json(),
-                parity_summary=report.summary(),
-                verified=bool(report),
-                calibration=made.calibration,
-                notes=notes,
-                lineage=made.models["fp32"].lineage,
-                tools={name: metadata.version(name) for name in TOOLS if _installed(name)},
-            )
+            contents = _contents(built, made, sessions | {"pytorch": reference}, report, timings, data, config)
             bundle = pack(to, contents, force=config.force)
-    return Outcome(bundle=bundle, report=report, timings=timings, seconds=seconds, notes=notes)
+    return Outcome(bundle=bundle, report=report, timings=timings, seconds=seconds, notes=contents.notes)
+
+
+def _contents(
+    built: Built,
+    made: _Made,
+    sessions: Mapping[str, Session],
+    report: ParityReport,
+    timings: Mapping[str, Timing],
+    data: Data,
+    config: PipelineConfig,
+) -> BundleContents:
+    """Gather what goes into the bundle."""
+    pictures = data.pictures(GOLDEN_IMAGES)
+    golden = make_golden(pictures, built.spec.preprocess, sessions) if pictures else {}
+    notes = (*data.notes, *built.weights.notes)
+    return BundleContents(
+        spec=built.spec,
+        weights=_weights(built.weights),
+        variants=[_variant(name, made, report, timings, config) for name in made.models],
+        labels=zoo.labels(built.spec),
+        golden=golden,
+        ranges=made.ranges,
+        parity=report.to_json(),
+        parity_summary=report.summary(),
+        verified=bool(report),
+        calibration=made.calibration,
+        notes=notes,
+        lineage=made.models["fp32"].lineage,
+        tools={name: metadata.version(name) for name in TOOLS if _installed(name)},
+    )
 
 
 def _quantize(made: _Made, data: Data, config: PipelineConfig, scratch: Path, progress: Progress) -> None:

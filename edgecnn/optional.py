@@ -24,6 +24,8 @@ EXTRA_OF = {
 }
 """Import name -> the extra of edgecnn that installs it."""
 
+_DISTRIBUTION = {"PIL": "Pillow"}  # import name -> name on the package index, where they differ
+
 
 def install_line(module: str) -> str:
     """Return the shell line that installs ``module``.
@@ -33,8 +35,9 @@ def install_line(module: str) -> str:
     """
     if module == "onnxruntime":
         return "pip install 'edgecnn[cpu]' (or 'edgecnn[gpu]' on a machine with an NVIDIA GPU)"
-    extra = EXTRA_OF.get(module.partition(".")[0])
-    return f"pip install 'edgecnn[{extra}]'" if extra else f"pip install {module}"
+    name = module.partition(".")[0]
+    extra = EXTRA_OF.get(name)
+    return f"pip install 'edgecnn[{extra}]'" if extra else f"pip install {_DISTRIBUTION.get(name, name)}"
 
 
 def need(module: str) -> ModuleType:

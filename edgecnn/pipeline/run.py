@@ -104,7 +104,7 @@ def run(
         with _step("pack", seconds, progress):
             contents = _contents(built, made, sessions | {"pytorch": reference}, report, timings, data, config)
             bundle = pack(to, contents, force=config.force)
-    return Outcome(bundle=bundle, report=report, timings=timings, seconds=seconds, notes=contents.notes)
+    return Outcome(bundle=bundle, report=report, timings=timings, seconds=seconds, notes=tuple(contents.notes))
 
 
 def _contents(

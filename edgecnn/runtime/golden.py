@@ -26,7 +26,8 @@ LOGIT_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2}
 """Largest difference of a logit, relative to the largest logit, by precision; quantized graphs: ``QUANTIZED_TOLERANCE``.
 
 Devices and versions order float sums differently, and a value that then falls on the other side of a rounding step moves a
-quantized tensor by a whole step.
+quantized tensor by a whole step: EfficientNet-Lite0 with and without onnxruntime's optimizer differs by 5e-7 in fp32 and by
+2 % in int8 (onnxruntime 1.32, x86-64); the tolerances leave room for other kernels.
 """
 QUANTIZED_TOLERANCE = 0.1
 

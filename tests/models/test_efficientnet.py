@@ -35,7 +35,13 @@ def test_compact_golden(name):
     check_compact(name)
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_v2_s"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficientnet_b0",
+        *(pytest.param(f"efficientnet_{name}", marks=pytest.mark.sweep) for name in ("b7", "v2_s", "lite0")),
+    ],
+)
 def test_export_with_a_dynamic_batch(name):
     check_export(name, 64)
 

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types sweep bench clean
+.PHONY: help setup demo test check lint types sweep clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,11 +41,8 @@ types: setup
 	cp -rs $(CURDIR)/calib build/typing/edgecnn/calib
 	$(BIN)/mypy
 
-sweep: setup ## every model of the zoo through the whole pipeline; writes docs/ZOO.md
-	$(BIN)/python -m pytest -m sweep tests/sweep
-
-bench: setup ## the measurements of docs/BENCHMARKS.md
-	$(BIN)/python -m pytest -m bench tests/bench
+sweep: setup ## the heavy checks: large networks against their goldens at full size
+	$(BIN)/python -m pytest -m sweep
 
 clean: ## remove what was built, not the .venv
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

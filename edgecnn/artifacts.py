@@ -26,6 +26,7 @@ __all__ = [
     "atomic_file",
     "cache_dir",
     "canonical_json",
+    "check_replaceable",
     "replace_directory",
     "sha256_file",
     "sha256_json",
@@ -188,7 +189,7 @@ def replace_directory(
     asked, destination = destination, Path(os.path.realpath(destination))
     try:
         _clean(destination)
-        _check_replaceable(asked, destination, force, foreign)
+        check_replaceable(asked, destination, force, foreign)
         created = _make_parents(destination.parent)
         try:
             temporary, lock = _temporary_sibling(destination)
@@ -212,7 +213,7 @@ _PART, _OLD = ".edgecnn-part", ".edgecnn-old"
 _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2  # linux/fcntl.h, linux/fs.h
 
 
-def _check_replaceable(asked: Path, destination: Path, force: bool, foreign: Callable[[Path], str] | None) -> None:
+def check_replaceable(asked: Path, destination: Path, force: bool, foreign: Callable[[Path], str] | None) -> None:
     """Refuse an existing destination, unless it may be replaced."""
     if not destination.exists():
         return
@@ -310,7 +311,7 @@ def _install(
     asked: Path, temporary: Path, destination: Path, force: bool, foreign: Callable[[Path], str] | None
 ) -> None:
     """Put ``temporary`` in the place of ``destination``; an old folder is then at ``temporary``."""
-    _check_replaceable(asked, destination, force, foreign)  # it may have appeared while we wrote
+    check_replaceable(asked, destination, force, foreign)  # it may have appeared while we wrote
     exists = destination.exists()
     flag = _RENAME_EXCHANGE if exists else _RENAME_NOREPLACE
     try:

@@ -206,7 +206,7 @@ KNOWN_BAD = (
         what="onnxruntime's WeightBiasQuantization pass quantizes float weights that stand between DQ and Q, without an error",
         todo="edgecnn's sessions disable it; where you load a bundle's ONNX yourself, pass "
         "disabled_optimizers=['WeightBiasQuantization'] to InferenceSession",
-        source="measured: docs/BENCHMARKS.md",
+        source="onnxruntime 1.32 graph optimizer",
     ),
 )
 """Known-bad combinations, each with its source."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from edgecnn._version import __version__
 from edgecnn.artifacts import Lineage, OnnxModel, canonical_json, sha256_json
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Deform", "ExportConfig", "export"]
+__all__ = ["ExportConfig", "export"]
 
-Deform = Literal["standard"]
 OPSETS = (19, 23)
 """First and last opset that this stage writes: DeformConv needs 19."""
 
@@ -39,13 +38,11 @@ class ExportConfig:
     Attributes:
         opset: of the default domain, 19 to 23.
         batch: static batch size; None leaves it dynamic.
-        deform: how deformable convolution is written: ``standard`` is ONNX's DeformConv.
         output: of a network that returns several, the main one: a key, a field's name or an index.
     """
 
     opset: int = 20
     batch: int | None = None
-    deform: Deform = "standard"
     output: str = ""
 
     def __post_init__(self) -> None:
@@ -54,8 +51,6 @@ class ExportConfig:
             raise SpecError(f"opset {self.opset} is not between {OPSETS[0]} and {OPSETS[1]}")
         if self.batch is not None and self.batch < 1:
             raise SpecError(f"batch {self.batch} must be at least 1, or left out to be dynamic")
-        if self.deform not in get_args(Deform):
-            raise SpecError(f"deform {self.deform!r} is not one of {', '.join(get_args(Deform))}")
 
 
 def export(

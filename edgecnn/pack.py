@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgecnn.artifacts import Lineage, OnnxModel, replace_directory, sha256_file, write_bytes, write_json
+from edgecnn.artifacts import (
+    Lineage,
+    OnnxModel,
+    check_replaceable,
+    replace_directory,
+    sha256_file,
+    write_bytes,
+    write_json,
+)
 from edgecnn.errors import SpecError, UserError
 from edgecnn.onnxio import data_path, load_ir, save_ir
 from edgecnn.runtime.bundle import GOLDEN, PARITY, RANGES, Bundle
@@ -26,7 +34,7 @@ from edgecnn.spec import ModelSpec, Preprocess
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BundleContents", "VariantContents", "make_golden", "pack"]
+__all__ = ["BundleContents", "VariantContents", "check_destination", "make_golden", "pack"]
 
 LABELS = "labels.txt"
 GOLDEN_SIZE = (288, 352)
@@ -127,6 +135,11 @@ def pack(destination: Path, contents: BundleContents, *, force: bool = False) ->
             write_bytes(folder / GOLDEN, _npz(contents.golden))
         write_json(folder / MANIFEST, _manifest(folder, contents, variants).to_json())
     return Bundle.open(destination, allow_unverified=True)
+
+
+def check_destination(destination: Path, *, force: bool = False) -> None:
+    """Refuse what :func:`pack` would refuse, before the long work is done. Raises OutputError."""
+    check_replaceable(destination, destination, force, _foreign)
 
 
 def make_golden(

@@ -1,4 +1,4 @@
-"""Building blocks that several families share, their untrained initialisation, and the counters behind docs/ZOO.md.
+"""Building blocks that several families share, their untrained initialisation, and the counters of parameters and MACs.
 
 State-dict keys are part of the contract: :func:`conv_bn_act` gives ``0.weight, 1.weight, ...`` (the MobileNet and
 EfficientNet checkpoints), :class:`ConvBnReLU` gives ``conv.weight, bn.weight, ...`` (the Inception ones), and

@@ -194,6 +194,17 @@ def test_a_file_that_is_not_there_is_answered_with_what_there_is(tmp_path: Path)
         zoo.build(SMALL, str(tmp_path / "none.pth"))
 
 
+def test_a_plain_checkpoint_in_a_deformable_network_computes_what_the_plain_one_does(tmp_path: Path) -> None:
+    plain = saved(tmp_path / "resnet50.pth", "resnet50", num_classes=5)
+    plain.double()
+    image = torch.randn(1, 3, 64, 64, dtype=torch.float64)  # float32 would compare two orders of summation
+    for version in (1, 2):
+        built = zoo.build(zoo.find(f"deform_resnet50_v{version}"), str(tmp_path / "resnet50.pth"))
+        assert any("start at zero" in note for note in built.weights.notes)
+        with torch.no_grad():
+            torch.testing.assert_close(built.module.double()(image), plain(image))
+
+
 def test_auxiliary_heads_are_left_out_when_the_network_has_none(tmp_path: Path) -> None:
     saved(tmp_path / "net.pth", "googlenet", num_classes=5)
     full = zoo.create("googlenet", 5, weights=str(tmp_path / "net.pth"))

@@ -133,7 +133,7 @@ def _print(outcome: Outcome) -> None:
             )
         )
     table(("variant", "MB", "of fp32", "nodes", "time of fp32", "on this machine", "verified"), rows)
-    for note in (*outcome.notes, *bundle.warnings()):
+    for note in bundle.warnings():
         warn(note)
     took = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in outcome.seconds.items())
     out = console()

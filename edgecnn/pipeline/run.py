@@ -16,9 +16,8 @@ from edgecnn.artifacts import OnnxModel, cache_dir
 from edgecnn.bench.timing import Timing, interleave
 from edgecnn.calib.methods import parse
 from edgecnn.doctor import machine
-from edgecnn.errors import OutputError
 from edgecnn.export import export
-from edgecnn.pack import BundleContents, VariantContents, make_golden, pack
+from edgecnn.pack import BundleContents, VariantContents, check_destination, make_golden, pack
 from edgecnn.parity.report import ParityReport
 from edgecnn.parity.stages import Stage, verify
 from edgecnn.pipeline.config import Outcome, PipelineConfig
@@ -77,8 +76,7 @@ def run(
         ToolError: torch.onnx or a runtime failed.
     """
     config = config or PipelineConfig()
-    if not config.force and to.exists():
-        raise OutputError(f"{to} exists already: choose another folder, or replace it with --force")
+    check_destination(to, force=config.force)
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="edgecnn-") as scratch, ExitStack() as stack:
         with _step("build", seconds, progress):

@@ -58,8 +58,11 @@ def insert(
     for decision in placement.decisions:
         if decision.weight:
             writer.weight(nodes[decision.node], means)
-    for decision in placement.decisions:
-        writer.activations(nodes[decision.node], decision)
+    if config.symmetric:
+        for decision in placement.decisions:
+            writer.feed(nodes[decision.node], decision)
+    else:
+        writer.feed_all()
     for name, value in list(model.graph.initializers.items()):
         if not value.uses():  # the float weights, which would triple the file
             del model.graph.initializers[name]
@@ -84,21 +87,21 @@ class _Writer:
         }
         self.dequantized: dict[str, ir.Value] = {}
 
-    def activations(self, node: ir.Node, decision: Decision) -> None:
-        """Feed a node from dequantized activations; for the CPU every reader of a quantized tensor reads that."""
+    def feed(self, node: ir.Node, decision: Decision) -> None:
+        """Let one node read dequantized activations, as TensorRT wants it: other readers keep the float ones."""
         for index in decision.inputs:
             value = node.inputs[index]
             assert value is not None
-            if str(value.name) in self.scales:
-                node.replace_input_with(index, self._pair(value))
-        if decision.output:
-            for name in self.tensors:
-                if name not in self.dequantized:
-                    value = self.values[name]
-                    uses = list(value.uses())
-                    pair = self._pair(value)
-                    for use in uses:
-                        use.node.replace_input_with(use.idx, pair)
+            node.replace_input_with(index, self._pair(value))
+
+    def feed_all(self) -> None:
+        """Let every reader of a quantized tensor read the dequantized one, so that its producer is integer throughout."""
+        for name in self.tensors:
+            value = self.values[name]
+            uses = list(value.uses())
+            pair = self._pair(value)
+            for use in uses:
+                use.node.replace_input_with(use.idx, pair)
 
     def weight(self, node: ir.Node, means: Mapping[str, Array]) -> None:
         """Make a node's weight int8 and, for the CPU, its bias int32."""

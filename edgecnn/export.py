@@ -216,14 +216,18 @@ def _example(spec: ModelSpec, config: ExportConfig) -> torch.Tensor:
 
 
 def _name_by_module(model: ir.Model) -> None:
-    """Name nodes ``<module path>/<op>`` and their first output alike; drop torch's traces, which hold the machine's paths."""
+    """Name nodes ``<module path>/<op>`` and their first output alike; drop torch's traces, which hold the machine's paths.
+
+    A convolution with its BatchNorm folded in is named after the convolution; its metadata name the module whose output it gives.
+    """
     used: dict[str, int] = {}
     final = {id(value) for value in model.graph.outputs}
     for node in model.graph:
         path = _module_path(node.metadata_props)
         node.metadata_props.clear()
         node.metadata_props["edgecnn.module"] = path
-        base = f"{path}/{node.op_type}" if path else node.op_type
+        owner = _weight_owner(node) or path
+        base = f"{owner}/{node.op_type}" if owner else node.op_type
         used[base] = count = used.get(base, -1) + 1
         node.name = f"{base}_{count}" if count else base
         for index, value in enumerate(node.outputs):
@@ -233,6 +237,16 @@ def _name_by_module(model: ir.Model) -> None:
     for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
         value.metadata_props.clear()
     model.graph.metadata_props.clear()
+
+
+def _weight_owner(node: ir.Node) -> str:
+    """Return the path of the module that owns a node's weight, "" where it has none."""
+    owners = [
+        str(value.name).rpartition(".")[0]
+        for value in node.inputs
+        if value is not None and value.const_value is not None and str(value.name).endswith(".weight")
+    ]
+    return owners[0].removeprefix("network.") if len(owners) == 1 else ""
 
 
 def _module_path(metadata: Mapping[str, str]) -> str:

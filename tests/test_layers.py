@@ -18,7 +18,7 @@ LAYERS = (
     ("artifacts",),
     ("runtime", "onnxio"),
     ("models", "calib", "weights"),
-    ("zoo", "export", "simplify", "passes", "quantize"),
+    ("zoo", "export", "simplify", "passes", "quantize", "fp16"),
     ("pack", "bench", "parity", "inspection", "doctor", "testing"),
     ("pipeline",),
     ("cli",),
@@ -30,7 +30,7 @@ ALLOWED_SIBLINGS = {
     ("spec", "errors"),
     ("simplify", "passes"),  # simplify runs the passes
     ("testing", "parity"),  # assert_parity is parity for pytest
-    ("export", "passes"),  # export ends with the passes that name nodes and strip traces
+    ("fp16", "passes"),
 }
 
 ROOMS = {
@@ -41,6 +41,7 @@ ROOMS = {
         "edgecnn/simplify.py",
         "edgecnn/passes/",
         "edgecnn/quantize/",
+        "edgecnn/fp16.py",
         "calib/collect.py",
     ),
     "onnxruntime": ("edgecnn/runtime/ort.py",),

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types sweep clean
+.PHONY: help setup demo test check lint types sweep bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,8 +41,13 @@ types: setup
 	cp -rs $(CURDIR)/calib build/typing/edgecnn/calib
 	$(BIN)/mypy
 
-sweep: setup ## the heavy checks: large networks against their goldens at full size
-	$(BIN)/python -m pytest -m sweep
+sweep: setup ## the heavy checks: large networks against their goldens, every model of the zoo through the main job (docs/ZOO.md)
+	rm -rf build/sweep
+	$(BIN)/python -m pytest -m sweep; status=$$?; $(BIN)/python tests/sweep/table.py; exit $$status
+
+bench: setup ## measure accuracy, latency, cost, beside onnxruntime.quantization (docs/BENCHMARKS.md)
+	rm -rf build/bench
+	$(BIN)/python -m pytest -m bench tests/bench; status=$$?; $(BIN)/python tests/bench/page.py; exit $$status
 
 clean: ## remove what was built, not the .venv
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

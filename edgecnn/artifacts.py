@@ -197,6 +197,8 @@ def replace_directory(
                 yield temporary
                 _sync(temporary)
                 _install(asked, temporary, destination, force, foreign)
+            except OutputError as error:
+                raise OutputError(str(error).replace(str(temporary), str(asked))) from error
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)  # what was not installed, or the old folder
                 os.close(lock)
@@ -214,8 +216,17 @@ _AT_FDCWD, _RENAME_NOREPLACE, _RENAME_EXCHANGE = -100, 1, 2  # linux/fcntl.h, li
 
 
 def check_replaceable(asked: Path, destination: Path, force: bool, foreign: Callable[[Path], str] | None) -> None:
-    """Refuse an existing destination, unless it may be replaced."""
-    if not destination.exists():
+    """Refuse a destination that cannot be written, and an existing one, unless it may be replaced. Raises OutputError."""
+    try:
+        parent = next((folder for folder in destination.absolute().parents if folder.exists()), destination)
+        exists = destination.exists()
+    except OSError as error:
+        raise OutputError(f"cannot write {asked}: {error.strerror or error}") from error
+    if not parent.is_dir():
+        raise OutputError(f"cannot write {asked}: {parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {asked}: Permission denied in {parent}")
+    if not exists:
         return
     if not destination.is_dir():
         raise OutputError(f"{asked} exists and is not a folder: choose another destination")

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,13 +29,18 @@ class Package:
     purpose: str
     version: str
 
+    @property
+    def install(self) -> str:
+        """The line that installs it."""
+        return INSTALL.get(self.distribution) or install_line(self.module)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         return {
             "distribution": self.distribution,
             "version": self.version or None,
             "purpose": self.purpose,
-            "install": None if self.version else install_line(self.module),
+            "install": None if self.version else self.install,
         }
 
 
@@ -123,8 +129,14 @@ PACKAGES = (
     ("tensorrt", "tensorrt", "engines for NVIDIA GPUs and Jetson"),
     ("tensorrt-rtx", "tensorrt_rtx", "engines for RTX GPUs"),
 )
-EITHER_OF = {"onnxruntime": "onnxruntime-gpu", "onnxruntime-gpu": "onnxruntime", "tensorrt": "", "tensorrt-rtx": ""}
-"""Distributions whose absence is no finding of its own, with the one that stands in for them."""
+INSTALL = {
+    "onnxruntime": "pip install 'edgecnn[cpu]'",
+    "onnxruntime-gpu": "pip install 'edgecnn[gpu]'",
+    "tensorrt-rtx": "pip install tensorrt-rtx-cu13",
+}
+"""Lines that do not follow from the module's name."""
+BACKENDS = frozenset({"onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"})
+"""Not every machine needs every one of these: the absence of one is shown, but is no finding of its own."""
 
 Versions = Mapping[str, tuple[int, ...]]
 
@@ -208,6 +220,15 @@ KNOWN_BAD = (
         "disabled_optimizers=['WeightBiasQuantization'] to InferenceSession",
         source="onnxruntime 1.32 graph optimizer",
     ),
+    KnownBad(
+        level="note",
+        applies=lambda versions, _: any(
+            _between(versions, name, (1, 29), (99,)) for name in ("onnxruntime", "onnxruntime-gpu")
+        ),
+        what="onnxruntime from 1.29 on sends usage data to Microsoft, on Linux too",
+        todo="edgecnn turns it off; where you load a bundle's ONNX yourself, set ORT_DISABLE_TELEMETRY=1 before the import",
+        source="onnxruntime 1.32, Privacy.md",
+    ),
 )
 """Known-bad combinations, each with its source."""
 
@@ -257,10 +278,10 @@ def _missing(packages: tuple[Package, ...]) -> list[Finding]:
         Finding(
             level="note",
             what=f"{package.distribution} is missing: {package.purpose}",
-            todo=install_line(package.module),
+            todo=package.install,
         )
         for package in packages
-        if not package.version and package.distribution not in EITHER_OF
+        if not package.version and package.distribution not in BACKENDS
     ]
     if not present & {"onnxruntime", "onnxruntime-gpu"}:
         findings.insert(
@@ -286,11 +307,11 @@ def _providers(installed: Mapping[str, str]) -> tuple[tuple[str, ...], list[Find
 
 
 def _version(distribution: str) -> str:
-    """Return the installed version of a distribution, or ""."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""
+    """Return the installed version of a distribution, or ""; TensorRT's wheels are named after their CUDA version."""
+    for name in (distribution, f"{distribution}-cu12", f"{distribution}-cu13"):
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return ""
 
 
 def _memory_gib() -> float:

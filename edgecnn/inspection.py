@@ -23,6 +23,7 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
         "kind": "bundle",
         "path": str(path),
         "warnings": list(bundle.warnings()),
+        "default_variant": bundle.default_variant(),
         "manifest": bundle.manifest.to_json(),
     }
 

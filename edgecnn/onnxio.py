@@ -177,6 +177,11 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 def _describe(path: Path, model: ir.Model, precision: str, lineage: Sequence[Lineage]) -> OnnxModel:
     """Build the artefact of a file that was just read or written."""
+    borders = [*model.graph.inputs, *model.graph.outputs]
+    if loose := [value.name for value in borders if value.shape is None or value.dtype is None]:
+        raise UserError(
+            f"{path}: tensor {loose[0]!r} has no fixed rank or no type: export the model again with fixed ranks"
+        )
     files = [path, data_path(path)] if data_path(path).exists() else [path]
     return OnnxModel(
         path=path,
@@ -192,8 +197,6 @@ def _describe(path: Path, model: ir.Model, precision: str, lineage: Sequence[Lin
 
 def _tensor_spec(value: Any) -> TensorSpec:
     """Describe a graph input or output."""
-    if value.shape is None or value.dtype is None:
-        raise UserError(f"tensor {value.name!r} has no static rank or type: export the model again with fixed ranks")
     dims: list[Dim] = []
     for position, dim in enumerate(value.shape):
         dims.append(dim if isinstance(dim, int) else str(dim.value or f"dim{position}"))

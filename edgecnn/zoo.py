@@ -16,12 +16,12 @@ from edgecnn.optional import need
 from edgecnn.progress import Progress, silent
 from edgecnn.spec import ModelSpec, WeightsEntry
 from edgecnn.zoo_build import Built, build_model, build_own, maker
-from edgecnn.zoo_user import build_user, is_target, user_spec
+from edgecnn.zoo_user import build_user, is_target, recorded, user_spec
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Built", "build", "create", "find", "labels", "names", "table", "user_spec"]
+__all__ = ["Built", "build", "create", "find", "labels", "names", "recorded", "table", "user_spec"]
 
 
 def names() -> tuple[str, ...]:

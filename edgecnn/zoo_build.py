@@ -17,7 +17,7 @@ from edgecnn.optional import need
 from edgecnn.progress import Progress, silent
 from edgecnn.spec import ModelSpec, WeightsEntry
 from edgecnn.weights import FitRules, LoadedWeights
-from edgecnn.zoo_user import build_user, count_classes
+from edgecnn.zoo_user import build_user, count_classes, recorded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -154,7 +154,7 @@ def _fill_own(module: nn.Module, spec: ModelSpec, source: Source, asked: int | N
         if isinstance(source, Published):
             spec = spec.with_preprocess(source.entry.preprocess)
     else:
-        loaded = LoadedWeights(name="as built", source=spec.builder, sha256=weights.digest(module))
+        loaded = LoadedWeights(name="as built", source=recorded(spec).builder, sha256=weights.digest(module))
     return _finish(module, spec, loaded, asked)
 
 
@@ -166,9 +166,8 @@ def _finish(module: nn.Module, spec: ModelSpec, loaded: LoadedWeights, asked: in
 
 def _random(spec: ModelSpec, seed: int, module: nn.Module) -> LoadedWeights:
     """Describe untrained parameters."""
-    return LoadedWeights(
-        name=f"random:{seed}", source=spec.builder, sha256=weights.digest(module), untrained=True, seed=seed
-    )
+    source, sha256 = recorded(spec).builder, weights.digest(module)
+    return LoadedWeights(name=f"random:{seed}", source=source, sha256=sha256, untrained=True, seed=seed)
 
 
 def _build_loaded(

@@ -22,7 +22,7 @@ from edgecnn.spec import ModelSpec, Preprocess, TensorSpec
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["build_user", "count_classes", "is_target", "user_spec"]
+__all__ = ["build_user", "count_classes", "is_target", "recorded", "user_spec"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -80,6 +80,13 @@ def user_spec(
         preprocess=preprocess,
     )
     return replace(spec if num_classes is None else spec.with_num_classes(num_classes), labels=labels)
+
+
+def recorded(spec: ModelSpec) -> ModelSpec:
+    """Return a description as a bundle keeps it: files by their names alone, since their folders are this machine's affair."""
+    path, _, function = spec.builder.rpartition(":")
+    builder = f"{Path(path).name}:{function}" if path.endswith(".py") else spec.builder
+    return replace(spec, builder=builder, labels=Path(spec.labels).name)
 
 
 def _split(target: str) -> tuple[str, str]:

@@ -67,13 +67,13 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, "-V", "--version", message="edgecnn %(version)s")
 def cli() -> None:
-    r"""From a PyTorch CNN classifier to a verified edge deployment.
+    """From a PyTorch CNN classifier to a verified edge deployment.
 
     \b
     edgecnn export efficientnet_lite0 --int8     export, quantize, verify, bundle
     edgecnn verify efficientnet_lite0-int8       prove it again, on the device
     edgecnn predict efficientnet_lite0-int8 cat.jpg
-    """
+    """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
 
 
 def main() -> None:
@@ -122,12 +122,12 @@ def _usage_text(error: click.UsageError) -> str:
 
 
 def _fail(text: str, kind: str, code: int, as_json: bool) -> int:
-    """Report an error on stderr, and as the one JSON document on stdout where that was asked for."""
+    """Report an error as one line on stderr, and as the one JSON document on stdout where that was asked for."""
     if as_json:
         from edgecnn.cli.output import emit
 
         emit({"error": {"type": kind, "message": text}})
-    click.echo(f"error: {text}", err=True)
+    click.echo("error: " + "; ".join(line.strip() for line in text.splitlines() if line.strip()), err=True)
     return code
 
 

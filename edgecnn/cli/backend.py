@@ -44,6 +44,6 @@ def ort_options(threads: int, provider: str) -> OrtOptions:
 
 
 def warn_about(bundle: Bundle) -> None:
-    """Print what every command that reads a bundle must say of it (UNTRAINED, unverified)."""
-    for text in bundle.warnings():
+    """Print what every command that reads a bundle must say of it (UNTRAINED, UNVERIFIED); ``inspect`` says the rest."""
+    for text in bundle.alarms():
         warn(text)

@@ -48,8 +48,10 @@ def command(
             options=ort_options(threads, provider),
             progress=progress,
         )
-    for name, reason in result.skipped.items():
-        warn(f"skipped {name}: {reason}")
+    for reason in result.skipped.values():
+        warn(f"skipped {reason}")
+    if all(score.top1 is None for score in result.variants):
+        warn(f"no accuracy, only agreement with fp32: {result.labels}")
     if as_json:
         emit(result.to_json())
         return

@@ -28,6 +28,7 @@ __all__ = ["command"]
 @click.option("--std", type=Triple(), help="Per channel, of pixels in [0, 1]. [ImageNet's]")
 @click.option("--labels", type=click.Path(path_type=Path), help="Class names, one a line.")
 @click.option("--int8", is_flag=True, help="Also make an INT8 graph that TensorRT takes.")
+@click.option("--fp16", is_flag=True, help="Also make an FP16 graph; with --int8 also one in both.")
 @click.option(
     "--target",
     type=click.Choice(["auto", "cpu", "tensorrt"]),
@@ -39,7 +40,17 @@ __all__ = ["command"]
 @click.option("--method", default="mse", help="mse, minmax, percentile[:P] or entropy. [mse]")
 @click.option("--keep-float", multiple=True, metavar="REGEX", help="Nodes that stay float (repeatable).")
 @click.option("--no-bias-correction", is_flag=True, help="Leave the mean error of weight rounding in.")
+@click.option(
+    "--deform",
+    type=click.Choice(["standard", "gridsample", "plugin"]),
+    default="standard",
+    help="Deformable convolutions as ONNX's own operator, as GridSample and MatMul, or as edgecnn::DeformConv2d. [standard]",
+)
+@click.option("--embed-preprocess", is_flag=True, help="The graph takes uint8 NHWC pixels and normalises inside.")
+@click.option("--embed-softmax", is_flag=True, help="The graph gives probabilities.")
+@click.option("--no-simplify", is_flag=True, help="Leave the exported graph as it is.")
 @click.option("--data", type=click.Path(path_type=Path), help="Images to verify on. [calibration images left out]")
+@click.option("--verify-images", type=click.IntRange(min=1), default=32, help="How many at most. [32]")
 @click.option("--opset", type=int, default=20, help="[20]")
 @click.option("--batch", type=click.IntRange(min=1), help="Static batch size. [dynamic]")
 @click.option("--output", default="", help="Main output of a network that returns several.")
@@ -47,7 +58,7 @@ __all__ = ["command"]
 @click.option("--no-cache", is_flag=True, help="Calibrate anew.")
 @common_options
 def command(model: str, out: Path | None, as_json: bool, **options: Any) -> int:
-    r"""Take MODEL from PyTorch to a verified bundle.
+    """Take MODEL from PyTorch to a verified bundle.
 
     MODEL is a name of the zoo (see 'edgecnn models'), or your own: path/to/net.py:build or package.module:build, a
     callable that returns an nn.Module.
@@ -58,7 +69,7 @@ def command(model: str, out: Path | None, as_json: bool, **options: Any) -> int:
     edgecnn export net.py:build --input-size 3x64x64 --labels classes.txt
 
     Exits with 3, and marks the bundle unverified, when a stage does not match PyTorch.
-    """
+    """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
     from edgecnn.pipeline import run
 
     spec = _spec(model, options)
@@ -91,20 +102,27 @@ def _spec(model: str, options: dict[str, Any]) -> ModelSpec:
 
 def _config(options: dict[str, Any]) -> Any:
     """Build the job's configuration."""
+    from edgecnn.calib import parse
     from edgecnn.export import ExportConfig
     from edgecnn.pipeline import PipelineConfig
+    from edgecnn.quantize import QuantizeConfig
 
     return PipelineConfig(
         export=ExportConfig(
             opset=options["opset"], batch=options["batch"], output=options["output"]
         ),
-        bias_correction=not options["no_bias_correction"],
+        quantize=QuantizeConfig(
+            method=parse(options["method"]),
+            keep_float=options["keep_float"],
+            bias_correction=not options["no_bias_correction"],
+        ),
+        simplify=not options["no_simplify"],
         use_cache=not options["no_cache"],
         **{
             name: options[name]
             for name in (
-                "weights", "num_classes", "int8", "target", "calib", "calib_images", "method", "keep_float",
-                "data", "threads", "force",
+                "weights", "num_classes", "int8", "fp16", "target", "calib", "calib_images", "deform", "embed_preprocess",
+                "embed_softmax", "data", "verify_images", "threads", "force",
             )
         },
     )  # fmt: skip

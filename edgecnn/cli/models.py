@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from edgecnn.cli.output import common_options, emit, number, table
@@ -27,19 +29,27 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
         return
     if names:
         for row in rows:
-            table(
-                ("weights", "top-1 %", "top-5 %", "source"),
-                [
-                    (entry["name"], number(entry["top1"]), number(entry["top5"]), entry["url"] or entry["package"])
-                    for entry in row["weights"]
-                ],
-                title=f"{row['name']} (default weights: {row['default_weights'] or 'none published'})",
-            )
+            _print_weights(row)
         return
     table(
         ("model", "family", "input", "Mparams", "GMACs", "default weights", "top-1 %"),
         [_row(row) for row in rows],
     )
+
+
+def _print_weights(row: dict[str, Any]) -> None:
+    """Print all of a model's weights; not as a table, which would break the addresses."""
+    click.echo(f"{row['name']} (default weights: {row['default_weights'] or 'none published'})")
+    for entry in row["weights"]:
+        accuracy = f"top-1 {number(entry['top1'])} %, top-5 {number(entry['top5'])} %" if entry["top1"] else ""
+        click.echo(f"  {entry['name']}: input {_size(entry['input_size'])}, {accuracy or 'no accuracy published'}")
+        click.echo(f"    from {entry['url'] or 'the package ' + entry['package']}")
+        click.echo(f"    licence: {entry['licence'] or 'not stated'}")
+
+
+def _size(lengths: Any) -> str:
+    """Write (C, H, W) as ``--input-size`` takes it."""
+    return "x".join(map(str, lengths))
 
 
 def _row(row: dict[str, object]) -> tuple[str, ...]:
@@ -51,7 +61,7 @@ def _row(row: dict[str, object]) -> tuple[str, ...]:
     return (
         str(row["name"]),
         str(row["family"]),
-        str(row["input_size"]),
+        _size(row["input_size"]),
         number(params / 1e6, 1) if isinstance(params, (int, float)) else "-",
         number(macs / 1e9, 2) if isinstance(macs, (int, float)) else "-",
         str(row["default_weights"] or "-"),

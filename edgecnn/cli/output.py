@@ -32,10 +32,14 @@ def emit(data: Any) -> None:
 
 
 def console() -> Console:
-    """Return the console for stdout; wide enough for our tables where stdout is not a terminal."""
+    """Return the console for stdout; wide enough for our tables where stdout is not a terminal.
+
+    Text is printed as it is: names of layers and classes may look like rich's markup (``edgecnn[gpu]``) or emoji codes.
+    """
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False, soft_wrap=not sys.stdout.isatty())
+    terminal = sys.stdout.isatty()
+    return Console(width=None if terminal else 140, highlight=False, markup=False, emoji=False, soft_wrap=not terminal)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
@@ -46,11 +50,20 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
     grid = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows]
-        numeric = bool(cells) and all(cell in ("", "-") or cell.lstrip("+-")[:1].isdigit() for cell in cells)
+        numeric = all(_is_number(cell) for cell in cells)
         grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*row)
     console().print(grid)
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell is a number, or stands for one that there is not."""
+    try:
+        float(cell)
+    except ValueError:
+        return cell in ("", "-")
+    return True
 
 
 def number(value: float | None, digits: int = 2, unit: str = "") -> str:
@@ -78,7 +91,7 @@ def progress_bar(as_json: bool = False) -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=Console(file=sys.stderr),  # bound now: a stage may redirect stderr while a tool it calls chatters
         transient=True,
     )
     tasks: dict[str, Any] = {}

@@ -59,7 +59,7 @@ def command(
                 }
             )
             if not as_json:
-                _print(image, [(p.label, p.probability) for p in predictions], len(images) > 1)
+                _print(image, [(p.label, p.probability) for p in predictions], many=len(images) > 1)
         used = classify.variant
     if as_json:
         emit(
@@ -75,9 +75,9 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _print(image: Path, rows: list[tuple[str, float]], many: bool) -> None:
-    """Print one image's guesses."""
+def _print(image: Path, rows: list[tuple[str, float]], *, many: bool) -> None:
+    """Print one image's guesses, the probabilities in percent so that small ones can be told apart."""
     if many:
         click.echo(f"{image}:")
     for label, probability in rows:
-        click.echo(f"{'  ' if many else ''}{label} {probability:.2f}")
+        click.echo(f"{'  ' if many else ''}{100 * probability:6.2f} %  {label}")

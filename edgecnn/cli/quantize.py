@@ -56,6 +56,8 @@ def command(
 
     if out.exists() and not force:
         raise OutputError(f"{out} exists already: choose another file, or replace it with --force")
+    if not out.parent.is_dir():
+        raise OutputError(f"cannot write {out}: {out.parent} is not a folder")
     model = open_model(onnx)
     config = QuantizeConfig(
         scheme=scheme,  # type: ignore[arg-type]

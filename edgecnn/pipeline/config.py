@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgecnn.errors import SpecError
 from edgecnn.export import ExportConfig
+from edgecnn.quantize.config import QuantizeConfig
 
 if TYPE_CHECKING:
     from edgecnn.bench.timing import Timing
     from edgecnn.parity.report import ParityReport
     from edgecnn.runtime.bundle import Bundle
 
-__all__ = ["Outcome", "PipelineConfig", "Target"]
+__all__ = ["Deform", "Outcome", "PipelineConfig", "Target"]
 
 Target = Literal["auto", "cpu", "tensorrt"]
+Deform = Literal["standard", "gridsample", "plugin"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +29,20 @@ class PipelineConfig:
     Attributes:
         weights: ``default``, an entry's name, ``package``, a file, or ``random[:SEED]``.
         num_classes: None takes the checkpoint's.
-        export: opset, batch, deformable convolution, main output.
-        int8: make INT8 variants beside fp32.
+        export: opset, batch, main output.
+        simplify: simplify the exported graph, verified.
+        int8, fp16: make INT8 and FP16 variants beside fp32; both together also an ``int8-fp16`` for TensorRT.
         target: ``cpu`` adds ``int8-cpu`` for onnxruntime's integer kernels to the TensorRT-valid ``int8``; ``auto`` is
             ``cpu`` on a machine without an NVIDIA GPU.
+        quantize: method, placement, correction; its scheme is chosen by ``target``.
         calib: a folder of images, an .npz or .npy of preprocessed tensors, or ``photos``.
         calib_images: how many of them at most.
-        method: of the ranges: ``mse``, ``minmax``, ``percentile[:P]``, ``entropy``.
-        keep_float: regular expressions over node names that stay float.
-        bias_correction: correct the mean error that weight rounding makes.
+        deform: how deformable convolutions are written: ``standard`` (ONNX's DeformConv), ``gridsample`` (GridSample and MatMul,
+            for runtimes that lack it) or ``plugin`` (``edgecnn::DeformConv2d``, for a TensorRT plugin).
+        embed_preprocess: the graphs take uint8 (N, H, W, C) pixels at network size and normalise inside.
+        embed_softmax: the graphs give probabilities.
         data: images to verify on; None takes calibration images that calibration left out, else the photos.
+        verify_images: how many images to verify on at most.
         threads: of calibration, verification and measurement; 0 lets onnxruntime choose.
         measure_seconds: of latency measurement for each variant; 0 leaves it out.
         use_cache: reuse and keep calibration results.
@@ -46,14 +52,18 @@ class PipelineConfig:
     weights: str = "default"
     num_classes: int | None = None
     export: ExportConfig = field(default_factory=ExportConfig)
+    simplify: bool = True
     int8: bool = False
+    fp16: bool = False
     target: Target = "auto"
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     calib: str = "photos"
     calib_images: int = 128
-    method: str = "mse"
-    keep_float: tuple[str, ...] = ()
-    bias_correction: bool = True
+    deform: Deform = "standard"
+    embed_preprocess: bool = False
+    embed_softmax: bool = False
     data: Path | None = None
+    verify_images: int = 32
     threads: int = 0
     measure_seconds: float = 0.5
     use_cache: bool = True
@@ -61,15 +71,17 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if self.target not in get_args(Target):
-            raise SpecError(f"target {self.target!r} is not one of {', '.join(get_args(Target))}")
-        if self.calib_images < 1:
-            raise SpecError(f"calibration needs at least one image, asked for {self.calib_images}")
+        for name, choices in (("target", get_args(Target)), ("deform", get_args(Deform))):
+            if getattr(self, name) not in choices:
+                raise SpecError(f"{name} {getattr(self, name)!r} is not one of {', '.join(choices)}")
+        for name in ("calib_images", "verify_images"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name} must be at least 1, asked for {getattr(self, name)}")
 
     @property
     def precision(self) -> str:
         """The precision the job is about: names the default output folder."""
-        return "int8" if self.int8 else "fp32"
+        return "int8" if self.int8 else "fp16" if self.fp16 else "fp32"
 
 
 @dataclass(frozen=True, kw_only=True)

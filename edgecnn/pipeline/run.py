@@ -6,25 +6,23 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgecnn import zoo
-from edgecnn.artifacts import OnnxModel, cache_dir
 from edgecnn.bench.timing import Timing, interleave
-from edgecnn.calib.methods import parse
 from edgecnn.doctor import machine
-from edgecnn.export import export
 from edgecnn.pack import BundleContents, VariantContents, check_destination, make_golden, pack
 from edgecnn.parity.report import ParityReport
+from edgecnn.parity.samples import feed_for, real_images
 from edgecnn.parity.stages import Stage, verify
 from edgecnn.pipeline.config import Outcome, PipelineConfig
 from edgecnn.pipeline.samples import Data, gather
+from edgecnn.pipeline.variants import Graphs, make_graphs
 from edgecnn.progress import Progress, silent
-from edgecnn.quantize import QuantizeConfig, quantize
-from edgecnn.runtime.manifest import Speed, Weights
+from edgecnn.runtime.manifest import Embedded, Speed, Weights
 from edgecnn.runtime.ort import OrtOptions, OrtSession
 from edgecnn.runtime.session import Session
 from edgecnn.spec import ModelSpec
@@ -38,17 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 GOLDEN_IMAGES = 3
-TOOLS = ("edgecnn", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy", "Pillow")
-
-
-@dataclass
-class _Made:
-    """The graphs, and what is known of the quantized ones."""
-
-    models: dict[str, OnnxModel] = field(default_factory=dict)
-    placements: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    ranges: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] | None = None
+TOOLS = ("edgecnn", "torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "numpy", "Pillow")
 
 
 def run(
@@ -82,32 +70,28 @@ def run(
         with _step("build", seconds, progress):
             built = zoo.build(spec, config.weights, config.num_classes, progress, module=module)
         data = gather(built.spec, config)
-        with _step("export", seconds, progress):
-            path = Path(scratch) / "model.fp32.onnx"
-            made = _Made(
-                {"fp32": export(built.module, built.spec, config.export, to=path, labels=zoo.labels(built.spec))}
-            )
-        if config.int8:
-            with _step("quantize", seconds, progress):
-                _quantize(made, data, config, Path(scratch), progress)
+        graphs = make_graphs(
+            built, data.calibration, config, Path(scratch), partial(_step, seconds=seconds, progress=progress), progress
+        )
         options = OrtOptions(threads=config.threads)
         sessions: dict[str, Session] = {
-            name: stack.enter_context(OrtSession(model.path, options)) for name, model in made.models.items()
+            name: stack.enter_context(OrtSession(model.path, options)) for name, model in graphs.stages.items()
         }
         with _step("verify", seconds, progress):
             reference = stack.enter_context(_reference(built.module, built.spec, config))
-            report = _verify(reference, sessions, data, built.spec, progress)
+            report = verify(_stages(reference, sessions, graphs), data.sets(built.spec), progress=progress)
+        variants = {name: sessions[name] for name in graphs.variants}
         with _step("measure", seconds, progress):
-            timings = _measure(sessions, data, config, progress)
+            timings = _measure(variants, data, config, progress)
         with _step("pack", seconds, progress):
-            contents = _contents(built, made, sessions | {"pytorch": reference}, report, timings, data, config)
+            contents = _contents(built, graphs, {**variants, "pytorch": reference}, report, timings, data, config)
             bundle = pack(to, contents, force=config.force)
     return Outcome(bundle=bundle, report=report, timings=timings, seconds=seconds, notes=tuple(contents.notes))
 
 
 def _contents(
     built: Built,
-    made: _Made,
+    graphs: Graphs,
     sessions: Mapping[str, Session],
     report: ParityReport,
     timings: Mapping[str, Timing],
@@ -117,51 +101,22 @@ def _contents(
     """Gather what goes into the bundle."""
     pictures = data.pictures(GOLDEN_IMAGES)
     golden = make_golden(pictures, built.spec.preprocess, sessions) if pictures else {}
-    notes = (*data.notes, *built.weights.notes)
     return BundleContents(
-        spec=built.spec,
+        spec=zoo.recorded(built.spec),
         weights=_weights(built.weights),
-        variants=[_variant(name, made, report, timings, config) for name in made.models],
+        variants=[_variant(name, graphs, report, timings, config) for name in graphs.variants],
         labels=zoo.labels(built.spec),
+        embedded=Embedded(preprocess=config.embed_preprocess, softmax=config.embed_softmax),
         golden=golden,
-        ranges=made.ranges,
+        ranges=graphs.ranges,
         parity=report.to_json(),
         parity_summary=report.summary(),
         verified=bool(report),
-        calibration=made.calibration,
-        notes=notes,
-        lineage=made.models["fp32"].lineage,
+        calibration=graphs.calibration,
+        notes=(*data.notes, *built.weights.notes, *graphs.notes),
+        lineage=graphs.stages["fp32"].lineage,
         tools={name: metadata.version(name) for name in TOOLS if _installed(name)},
     )
-
-
-def _quantize(made: _Made, data: Data, config: PipelineConfig, scratch: Path, progress: Progress) -> None:
-    """Make the INT8 variants: ``int8`` always, ``int8-cpu`` where a CPU is the target."""
-    cpu = config.target == "cpu" or (config.target == "auto" and not machine().nvidia)
-    for scheme in ("int8", "int8-cpu") if cpu else ("int8",):
-        result = quantize(
-            made.models["fp32"],
-            data.calibration,
-            QuantizeConfig(
-                scheme=scheme,
-                method=parse(config.method),
-                keep_float=config.keep_float,
-                bias_correction=config.bias_correction,
-            ),
-            to=scratch / f"model.{scheme}.onnx",
-            cache=cache_dir() / "calibration" if config.use_cache else None,
-            threads=config.threads,
-            progress=progress,
-        )
-        made.models[scheme] = result.model
-        made.placements[scheme] = result.placement.to_json()
-        made.ranges[scheme] = result.ranges.to_json()
-        made.calibration = {
-            **data.calibration.describe(),
-            "hash": result.ranges.hashes["data"],
-            "method": dict(result.ranges.method),
-            "reused": result.ranges.reused,
-        }
 
 
 def _reference(module: nn.Module, spec: ModelSpec, config: PipelineConfig) -> Session:
@@ -171,14 +126,13 @@ def _reference(module: nn.Module, spec: ModelSpec, config: PipelineConfig) -> Se
     return TorchSession(module, spec.inputs, output=config.export.output, output_name=spec.outputs[0].name)
 
 
-def _verify(
-    reference: Session, sessions: Mapping[str, Session], data: Data, spec: ModelSpec, progress: Progress
-) -> ParityReport:
-    """Compare every graph with PyTorch and with what it was made from."""
+def _stages(reference: Session, sessions: Mapping[str, Session], graphs: Graphs) -> list[Stage]:
+    """Return what to compare: every graph with PyTorch, and with the graph that it was made from."""
     stages = [Stage("pytorch", "fp32", reference)]
     for name, session in sessions.items():
-        stages.append(Stage(name, name, session, after="pytorch" if name == "fp32" else "fp32"))
-    return verify(stages, data.sets(spec), progress=progress)
+        precision = graphs.stages[name].precision
+        stages.append(Stage(name, precision, session, after=graphs.after[name], exact=precision == "fp32"))
+    return stages
 
 
 def _measure(
@@ -187,18 +141,16 @@ def _measure(
     """Measure the variants in turns on a real input."""
     if config.measure_seconds <= 0:
         return {}
-    import numpy as np
-
-    feed = next(iter(data.verification))
-    batch = next(iter(sessions.values())).inputs[0].shape[0]
-    if isinstance(batch, int):
-        feed = {name: np.repeat(value, batch, axis=0) for name, value in feed.items()}
+    sample = next(iter(real_images(data.verification)))
+    first = next(iter(sessions.values()))
+    batch = first.inputs[0].shape[0]
+    feed = feed_for(first, [sample] * (batch if isinstance(batch, int) else 1))
     feeds = dict.fromkeys(sessions, feed)
     return interleave(sessions, feeds, baseline="fp32", seconds=config.measure_seconds, progress=progress)
 
 
 def _variant(
-    name: str, made: _Made, report: ParityReport, timings: Mapping[str, Timing], config: PipelineConfig
+    name: str, graphs: Graphs, report: ParityReport, timings: Mapping[str, Timing], config: PipelineConfig
 ) -> VariantContents:
     """Describe one graph for the bundle."""
     timing = timings.get(name)
@@ -206,7 +158,10 @@ def _variant(
     if timing is not None:
         speed = Speed(milliseconds=timing.median_ms, ratio=timing.ratio, threads=config.threads, machine=machine().arch)
     return VariantContents(
-        model=made.models[name], placement=made.placements.get(name), verified=report.stage(name).passed, speed=speed
+        model=graphs.stages[name],
+        placement=graphs.placements.get(name),
+        verified=report.stage(name).passed,
+        speed=speed,
     )
 
 

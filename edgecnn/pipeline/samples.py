@@ -14,8 +14,6 @@ from edgecnn.spec import ModelSpec
 
 __all__ = ["Data", "gather"]
 
-VERIFICATION_IMAGES = 32
-
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
@@ -23,22 +21,26 @@ class Data:
 
     Attributes:
         calibration: for the ranges. ``verification``: images that it did not see, where there are such.
+        quantized: whether ranges are taken from ``calibration`` at all.
+        limit: how many images to verify on.
         note: what the reader should know of them, or "".
     """
 
     calibration: Samples
     verification: Samples
+    quantized: bool
+    limit: int
     note: str
 
     @property
     def notes(self) -> tuple[str, ...]:
         """The notes that there are."""
-        own = str(self.calibration.describe()["note"])
+        own = str(self.calibration.describe()["note"]) if self.quantized else ""
         return tuple(note for note in (own, self.note) if note)
 
     def sets(self, spec: ModelSpec) -> list[SampleSet]:
         """Return what to verify on: images, noise, edge inputs."""
-        images = real_images(self.verification, limit=VERIFICATION_IMAGES, note=self.note)
+        images = real_images(self.verification, limit=self.limit, note=self.note)
         first = spec.inputs[0]
         return [images, gaussian(first), edge_inputs(first, spec.preprocess)]
 
@@ -58,17 +60,16 @@ def gather(spec: ModelSpec, config: PipelineConfig) -> Data:
     Raises:
         DataError: a source is not usable.
     """
-    name, preprocess = spec.inputs[0].name, spec.preprocess
+    name, preprocess, limit = spec.inputs[0].name, spec.preprocess, config.verify_images
     calibration = open_samples(config.calib, preprocess, config.calib_images, name)
-    if config.data is not None:
-        chosen: Samples = ImageFolder(config.data, preprocess, limit=VERIFICATION_IMAGES, input_name=name)
-        return Data(calibration=calibration, verification=chosen, note="")
-    if isinstance(calibration, ImageFolder):
-        rest = calibration.rest(VERIFICATION_IMAGES)
-        if rest is not None:
-            return Data(calibration=calibration, verification=rest, note="")
-    photos = Photos(preprocess, limit=VERIFICATION_IMAGES, input_name=name)
+    verification: Samples | None = None
     note = ""
-    if isinstance(calibration, Photos) and config.int8:
+    if config.data is not None:
+        verification = ImageFolder(config.data, preprocess, limit=limit, input_name=name)
+    elif isinstance(calibration, ImageFolder):
+        verification = calibration.rest(limit)
+    elif isinstance(calibration, Photos) and config.int8:
         note = "verified on photos that calibration saw too: give other images with --data for an independent verdict"
-    return Data(calibration=calibration, verification=photos, note=note)
+    if verification is None:
+        verification = Photos(preprocess, limit=limit, input_name=name)
+    return Data(calibration=calibration, verification=verification, quantized=config.int8, limit=limit, note=note)

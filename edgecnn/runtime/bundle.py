@@ -151,13 +151,18 @@ class Bundle:
         speed = self.variants[name].speed
         return name != "fp32" and speed is not None and speed.ratio >= 1
 
-    def warnings(self) -> tuple[str, ...]:
-        """Return what whoever uses the bundle must be told, one line each, the gravest first."""
+    def alarms(self) -> tuple[str, ...]:
+        """Return why the bundle's predictions must not be relied on, one line each; empty when there is no reason."""
         found = []
         if self.untrained:
             found.append("UNTRAINED: the weights are random numbers, so predictions mean nothing")
         if not self.manifest.verified:
             found.append(f"UNVERIFIED: verification failed when it was written (see {PARITY})")
+        return tuple(found)
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what whoever uses the bundle should know, one line each: first :meth:`alarms`, then variants and notes."""
+        found = list(self.alarms())
         for name, variant in self.variants.items():
             if self.manifest.verified and not variant.verified:
                 found.append(f"variant {name} is not verified")

@@ -146,7 +146,7 @@ class Variant:
 
     Attributes:
         file: its path in the bundle.
-        precision: ``fp32``, ``fp16``, ``int8`` (TensorRT-valid) or ``int8-cpu``.
+        precision: ``fp32``, ``fp16``, ``int8`` and ``int8-fp16`` (TensorRT-valid) or ``int8-cpu``.
         opset, nodes, inputs, outputs: of the graph.
         lineage: how it came about, oldest first.
         placement: a summary of what was quantized and why, for quantized graphs.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -103,7 +104,7 @@ class OrtSession(Session):
 
     def __init__(self, model: Path | str | bytes, options: OrtOptions = OrtOptions()) -> None:
         """Load the model."""
-        ort = need("onnxruntime")
+        ort = _onnxruntime()
         self.options = options
         self._where = "the model" if isinstance(model, bytes) else Path(model).name
         source = _source(model)
@@ -207,7 +208,17 @@ class OrtBinding:
 
 def available_providers() -> tuple[str, ...]:
     """Return the execution providers of the installed onnxruntime. Raises MissingDependencyError."""
-    return tuple(need("onnxruntime").get_available_providers())
+    return tuple(_onnxruntime().get_available_providers())
+
+
+def _onnxruntime() -> ModuleType:
+    """Import onnxruntime, which from 1.29 on sends usage data to Microsoft and keeps an identifier of the machine on disk.
+
+    Its API turns that off too late, when the first event is out; the variable works before the import. A user who sets the
+    variable to another value keeps it.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return need("onnxruntime")
 
 
 def _source(model: Path | str | bytes) -> str | bytes:

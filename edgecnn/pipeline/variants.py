@@ -1,0 +1,167 @@
+"""The graphs of the main job: exported, simplified, quantized, in half precision, and finished for the application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgecnn import zoo
+from edgecnn.artifacts import OnnxModel, cache_dir
+from edgecnn.calib.data import Samples
+from edgecnn.doctor import machine
+from edgecnn.export import export
+from edgecnn.pipeline.config import PipelineConfig
+from edgecnn.progress import Progress
+from edgecnn.quantize import quantize
+from edgecnn.simplify import simplify, transform
+
+if TYPE_CHECKING:
+    from edgecnn.passes import Pass
+    from edgecnn.spec import ModelSpec
+    from edgecnn.zoo_build import Built
+
+__all__ = ["Graphs", "make_graphs"]
+
+MADE_FROM = {"int8-fp16": "int8"}
+"""Variants that are not made from fp32."""
+
+Step = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass
+class Graphs:
+    """What was made.
+
+    Attributes:
+        stages: every graph that verification looks at, in the order of the work; variants and what they came from.
+        after: stage -> the stage that it was made from.
+        variants: names of those that go into the bundle.
+        placements, ranges: of the quantized variants, JSON.
+        calibration: where the ranges came from, JSON; None without INT8.
+        notes: what the reader should know.
+    """
+
+    stages: dict[str, OnnxModel] = field(default_factory=dict)
+    after: dict[str, str] = field(default_factory=dict)
+    variants: list[str] = field(default_factory=list)
+    placements: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    ranges: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def make_graphs(
+    built: Built, samples: Samples, config: PipelineConfig, scratch: Path, step: Step, progress: Progress
+) -> Graphs:
+    """Make the graphs that the configuration asks for, in ``scratch``."""
+    graphs = Graphs()
+    with step("export"):
+        exported = export(
+            built.module, built.spec, config.export, to=scratch / "exported.onnx", labels=zoo.labels(built.spec)
+        )
+    plain = exported
+    if config.simplify:
+        with step("simplify"):
+            made = simplify(exported, to=scratch / "simplified.onnx", progress=progress)
+        plain = made.model
+        graphs.notes += made.notes
+    variants = {"fp32": plain}
+    if config.int8:
+        with step("quantize"):
+            variants |= _quantized(graphs, plain, samples, config, scratch, progress)
+    if config.fp16:
+        with step("fp16"):
+            variants |= _halved(graphs, variants, samples, config, scratch, progress)
+    graphs.variants = list(variants)
+    passes = _finishing(built.spec, config)
+    if passes:
+        for name, model in variants.items():
+            variants[name] = transform(model, passes, to=scratch / f"model.{name}.onnx")
+    _order(graphs, [("onnx", exported), ("simplified", plain), ("fp32", variants.pop("fp32"))], variants)
+    return graphs
+
+
+def _order(graphs: Graphs, chain: list[tuple[str, OnnxModel]], variants: Mapping[str, OnnxModel]) -> None:
+    """Record the graphs as stages; one of the chain that is its successor byte for byte is left out."""
+    before = "pytorch"
+    for (name, model), after in zip(chain, [*chain[1:], None], strict=True):
+        if after is None or after[1].sha256 != model.sha256:
+            graphs.stages[name], graphs.after[name], before = model, before, name
+    for name, model in variants.items():
+        graphs.stages[name], graphs.after[name] = model, MADE_FROM.get(name, "fp32")
+
+
+def _quantized(
+    graphs: Graphs, model: OnnxModel, samples: Samples, config: PipelineConfig, scratch: Path, progress: Progress
+) -> dict[str, OnnxModel]:
+    """Return the INT8 graphs: ``int8`` always, ``int8-cpu`` where a CPU is the target."""
+    cpu = config.target == "cpu" or (config.target == "auto" and not machine().nvidia)
+    made = {}
+    for scheme in ("int8", "int8-cpu") if cpu else ("int8",):
+        result = quantize(
+            model,
+            samples,
+            replace(config.quantize, scheme=scheme),
+            to=scratch / f"quantized.{scheme}.onnx",
+            cache=cache_dir() / "calibration" if config.use_cache else None,
+            threads=config.threads,
+            progress=progress,
+        )
+        made[scheme] = result.model
+        graphs.placements[scheme] = result.placement.to_json()
+        graphs.ranges[scheme] = result.ranges.to_json()
+        graphs.calibration = {
+            **samples.describe(),
+            "hash": result.ranges.hashes["data"],
+            "method": dict(result.ranges.method),
+            "reused": result.ranges.reused,
+        }
+    return made
+
+
+def _halved(
+    graphs: Graphs,
+    variants: Mapping[str, OnnxModel],
+    samples: Samples,
+    config: PipelineConfig,
+    scratch: Path,
+    progress: Progress,
+) -> dict[str, OnnxModel]:
+    """Return the FP16 graphs: ``fp16``, and beside ``int8`` an ``int8-fp16`` whose float parts are FP16."""
+    from edgecnn.fp16 import to_fp16
+
+    made = {}
+    for name, source in (("fp16", "fp32"), ("int8-fp16", "int8")):
+        if source in variants:
+            to = scratch / f"half.{name}.onnx"
+            result = to_fp16(variants[source], samples, to=to, threads=config.threads, progress=progress)
+            made[name] = result.model
+            graphs.notes += [f"{name}: {note}" for note in result.notes]
+            if source in graphs.placements:
+                graphs.placements[name] = graphs.placements[source]
+    return made
+
+
+def _finishing(spec: ModelSpec, config: PipelineConfig) -> list[Pass]:
+    """Return the passes that fit every variant to where it will run."""
+    passes: list[Pass] = []
+    if config.deform == "gridsample":
+        from edgecnn.passes.deform_gridsample import DeformGridSample
+
+        passes.append(DeformGridSample())
+    if config.deform == "plugin":
+        from edgecnn.passes.deform_plugin import DeformPlugin
+
+        passes.append(DeformPlugin())
+    if config.embed_preprocess:
+        from edgecnn.passes.embed_preprocess import EmbedPreprocess
+
+        passes.append(EmbedPreprocess(spec.preprocess))
+    if config.embed_softmax:
+        from edgecnn.passes.embed_softmax import EmbedSoftmax
+
+        passes.append(EmbedSoftmax())
+    return passes

@@ -1,0 +1,122 @@
+"""Where the benchmarks keep what they measured, and how one runs in a process of its own: ``python record.py JOB ARGUMENTS``."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = Path(os.environ.get("EDGECNN_IMAGENET_SAMPLE", ROOT.parent / "shared" / "imagenet-sample"))
+RESULTS = ROOT / "build" / "bench"
+
+
+def record(name: str, data: Any) -> None:
+    """Keep a result for :mod:`page`."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=2))
+
+
+def apart(job: str, *arguments: str) -> dict[str, float]:
+    """Run a job of :data:`JOBS` in a fresh process and return its wall times and peak memory, MB."""
+    command = [sys.executable, __file__, job, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3000)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def export_and_quantize(name: str, images: str) -> dict[str, float]:
+    """Export and quantize, with the photos, to both INT8 schemes."""
+    import torch
+
+    from edgecnn import zoo
+    from edgecnn.calib import Photos
+    from edgecnn.export import export
+    from edgecnn.quantize import QuantizeConfig, quantize
+    from edgecnn.simplify import simplify
+
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        start = time.perf_counter()
+        built = zoo.build(zoo.find(name), "random")
+        model = simplify(export(built.module, built.spec, to=scratch / "a.onnx"), to=scratch / "b.onnx").model
+        exported = time.perf_counter()
+        samples = Photos(built.spec.preprocess, limit=int(images))
+        for scheme in ("int8", "int8-cpu"):
+            quantize(model, samples, QuantizeConfig(scheme=scheme), to=scratch / "q.onnx", cache=scratch / "cache")  # type: ignore[arg-type]
+        return {"export_s": exported - start, "quantize_s": time.perf_counter() - exported}
+
+
+def calibrate(path: str, method: str, images: str) -> dict[str, float]:
+    """Quantize one ONNX file with one method on images of the sample."""
+    from edgecnn.calib import ImageFolder, parse
+    from edgecnn.onnxio import open_model
+    from edgecnn.quantize import QuantizeConfig, quantize
+    from edgecnn.zoo import find
+
+    samples = ImageFolder(SAMPLE, find("efficientnet_lite0").preprocess, limit=int(images))
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        quantize(open_model(Path(path)), samples, QuantizeConfig(method=parse(method)), to=Path(folder) / "q.onnx")
+        return {"seconds": time.perf_counter() - start}
+
+
+def calibrate_peer(path: str, method: str, images: str) -> dict[str, float]:
+    """The same with onnxruntime.quantization."""
+    from peers import ort_static
+
+    from edgecnn.calib import ImageFolder
+    from edgecnn.zoo import find
+
+    samples = ImageFolder(SAMPLE, find("efficientnet_lite0").preprocess, limit=int(images))
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        ort_static(Path(path), samples, Path(folder) / "q.onnx", method=method)
+        return {"seconds": time.perf_counter() - start}
+
+
+def memory(path: str, images: str) -> dict[str, float]:
+    """Calibrate on so many generated images, which cost no memory themselves."""
+    from collections.abc import Iterator
+
+    import numpy as np
+
+    from edgecnn.calib.collect import collect
+    from edgecnn.calib.data import InMemory
+    from edgecnn.onnxio import load_ir, open_model
+    from edgecnn.quantize import QuantizeConfig, plan
+
+    count = int(images)
+
+    class Generated(InMemory):
+        """Noise, made anew for each sample."""
+
+        def __len__(self) -> int:
+            return count
+
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            generator = np.random.default_rng(0)
+            for _ in range(count):
+                yield {"input": generator.standard_normal((1, 3, 224, 224), dtype=np.float32)}
+
+    model = open_model(Path(path))
+    tensors = plan(load_ir(model.path), QuantizeConfig()).tensors
+    start = time.perf_counter()
+    collect(model.path, Generated(np.zeros((1, 3, 224, 224), np.float32)), tensors)
+    return {"seconds": time.perf_counter() - start}
+
+
+JOBS = {job.__name__: job for job in (export_and_quantize, calibrate, calibrate_peer, memory)}
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    found = JOBS[sys.argv[1]](*sys.argv[2:])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(found | {"peak_mb": peak}))

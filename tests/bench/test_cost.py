@@ -1,0 +1,48 @@
+"""What making a bundle costs: wall time and peak memory, each job in a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from record import SAMPLE, apart, record
+
+from edgecnn import zoo
+from edgecnn.export import export
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(3000)]
+
+
+@pytest.fixture(scope="module")
+def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return EfficientNet-Lite0 in float, with trained weights."""
+    built = zoo.build(zoo.find("efficientnet_lite0"))
+    return export(built.module, built.spec, to=tmp_path_factory.mktemp("lite0") / "fp32.onnx").path
+
+
+def test_export_and_quantize() -> None:
+    """Both INT8 schemes from 32 photos; untrained weights, which cost what trained ones do."""
+    found = {name: apart("export_and_quantize", name, "32") for name in ("efficientnet_lite0", "resnet50", "resnet152")}
+    record("cost", found)
+    assert found["resnet152"]["peak_mb"] < 1500
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="no sample images: set EDGECNN_IMAGENET_SAMPLE")
+def test_calibration_beside_onnxruntime(lite0: Path) -> None:
+    """128 images: reading, calibration, and writing the graph."""
+    found = {
+        method: {
+            "edgecnn": apart("calibrate", str(lite0), method, "128"),
+            "onnxruntime": apart("calibrate_peer", str(lite0), method, "128"),
+        }
+        for method in ("minmax", "percentile", "entropy")
+    }
+    record("calibration", found)
+    for method in ("percentile", "entropy"):
+        assert found[method]["edgecnn"]["seconds"] < found[method]["onnxruntime"]["seconds"] / 3
+
+
+def test_memory_does_not_grow_with_the_images(lite0: Path) -> None:
+    found = {count: apart("memory", str(lite0), count) for count in ("128", "2048")}
+    record("memory", found)
+    assert found["2048"]["peak_mb"] < 1.05 * found["128"]["peak_mb"]

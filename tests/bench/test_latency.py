@@ -1,0 +1,75 @@
+"""Latency as ratios, all candidates in turns in one run: INT8 against FP32, and our session against a bare one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from peers import ort_static
+from record import record
+
+from edgecnn import zoo
+from edgecnn.bench.timing import interleave
+from edgecnn.calib import Photos
+from edgecnn.export import export
+from edgecnn.quantize import QuantizeConfig, quantize
+from edgecnn.runtime import OrtOptions, OrtSession
+from edgecnn.runtime.session import Session
+from edgecnn.simplify import simplify
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(3000)]
+
+THREADS = 2
+
+
+class Bare(Session):
+    """``InferenceSession.run`` alone, with the options that our session sets."""
+
+    backend = "bare"
+
+    def __init__(self, path: Path) -> None:
+        with OrtSession(path) as described:
+            self.inputs, self.outputs = described.inputs, described.outputs
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
+        options.log_severity_level = 4
+        self.inner = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(self, feed, outputs=None):  # type: ignore[no-untyped-def]
+        return self.inner.run(None, feed)
+
+    def _run(self, feed, outputs):  # type: ignore[no-untyped-def]
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("name", "weights"), [("resnet50", "random"), ("efficientnet_lite0", "package")])
+def test_int8_against_fp32(name: str, weights: str, tmp_path: Path) -> None:
+    """Batch 1, 2 threads; beside onnxruntime.quantization's own U8S8 graph."""
+    built = zoo.build(zoo.find(name), weights)
+    model = simplify(export(built.module, built.spec, to=tmp_path / "a.onnx"), to=tmp_path / "fp32.onnx").model
+    photos = Photos(built.spec.preprocess, limit=8)
+    paths = {
+        "fp32": model.path,
+        "onnxruntime U8S8": ort_static(model.path, photos, tmp_path / "u8.onnx", unsigned=True),
+    }
+    for scheme in ("int8", "int8-cpu"):
+        config = QuantizeConfig(scheme=scheme)  # type: ignore[arg-type]
+        paths[scheme] = quantize(model, photos, config, to=tmp_path / f"{scheme}.onnx").model.path
+    sessions: dict[str, Session] = {key: OrtSession(path, OrtOptions(threads=THREADS)) for key, path in paths.items()}
+    feed = next(iter(photos))
+    timings = interleave(sessions, dict.fromkeys(sessions, feed), baseline="fp32", seconds=6)
+    record(f"latency_{name}", {key: timing.to_json() for key, timing in timings.items()})
+    assert timings["int8-cpu"].ratio < 0.75
+
+
+def test_what_our_session_costs(tmp_path: Path) -> None:
+    """``Session.run`` checks the feed and binds it; beside a bare ``InferenceSession.run`` of the same file."""
+    built = zoo.build(zoo.find("efficientnet_lite0"))
+    path = export(built.module, built.spec, to=tmp_path / "fp32.onnx").path
+    sessions: dict[str, Session] = {"bare": Bare(path), "edgecnn": OrtSession(path, OrtOptions(threads=THREADS))}
+    feed = {"input": np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)}
+    timings = interleave(sessions, dict.fromkeys(sessions, feed), baseline="bare", seconds=10)
+    record("overhead", {key: timing.to_json() for key, timing in timings.items()})
+    assert timings["edgecnn"].ratio < 1.02 + timings["edgecnn"].spread

@@ -84,7 +84,7 @@ class OnnxModel:
         sha256: over the file and its external data.
         inputs, outputs: the graph's borders.
         opset: of the default domain.
-        precision: ``fp32``, ``fp16``, ``int8`` or ``int8-cpu``.
+        precision: ``fp32``, ``fp16``, ``int8``, ``int8-fp16`` or ``int8-cpu``.
         nodes: number of graph nodes.
         lineage: how it came about, oldest first.
     """

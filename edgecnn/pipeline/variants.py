@@ -15,7 +15,7 @@ from edgecnn.doctor import machine
 from edgecnn.export import export
 from edgecnn.pipeline.config import PipelineConfig
 from edgecnn.progress import Progress
-from edgecnn.quantize import quantize
+from edgecnn.quantize import quantize, statistics_for
 from edgecnn.simplify import simplify, transform
 
 if TYPE_CHECKING:
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from edgecnn.spec import ModelSpec
     from edgecnn.zoo_build import Built
 
-__all__ = ["Graphs", "make_graphs"]
+__all__ = ["EMULATED", "Graphs", "make_graphs"]
 
 MADE_FROM = {"int8-fp16": "int8"}
 """Variants that are not made from fp32."""
+
+EMULATED = "emulated"
+"""Suffix of the stages that round as FP16 does: onnxruntime computes FP16 graphs in FP32 on most CPUs, which proves little."""
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -92,6 +95,11 @@ def _order(graphs: Graphs, chain: list[tuple[str, OnnxModel]], variants: Mapping
             graphs.stages[name], graphs.after[name], before = model, before, name
     for name, model in variants.items():
         graphs.stages[name], graphs.after[name] = model, MADE_FROM.get(name, "fp32")
+        if "fp16" in model.precision:
+            from edgecnn.fp16_emulate import emulate
+
+            rounded = emulate(model, to=model.path.with_suffix(f".{EMULATED}.onnx"))
+            graphs.stages[f"{name}-{EMULATED}"], graphs.after[f"{name}-{EMULATED}"] = rounded, graphs.after[name]
 
 
 def _quantized(
@@ -99,17 +107,14 @@ def _quantized(
 ) -> dict[str, OnnxModel]:
     """Return the INT8 graphs: ``int8`` always, ``int8-cpu`` where a CPU is the target."""
     cpu = config.target == "cpu" or (config.target == "auto" and not machine().nvidia)
+    configs = {name: replace(config.quantize, scheme=name) for name in (("int8", "int8-cpu") if cpu else ("int8",))}
+    cache = cache_dir() / "calibration" if config.use_cache else None
+    statistics = statistics_for(
+        model, samples, configs.values(), cache=cache, threads=config.threads, progress=progress
+    )
     made = {}
-    for scheme in ("int8", "int8-cpu") if cpu else ("int8",):
-        result = quantize(
-            model,
-            samples,
-            replace(config.quantize, scheme=scheme),
-            to=scratch / f"quantized.{scheme}.onnx",
-            cache=cache_dir() / "calibration" if config.use_cache else None,
-            threads=config.threads,
-            progress=progress,
-        )
+    for scheme, own in configs.items():
+        result = quantize(model, samples, own, to=scratch / f"quantized.{scheme}.onnx", statistics=statistics)
         made[scheme] = result.model
         graphs.placements[scheme] = result.placement.to_json()
         graphs.ranges[scheme] = result.ranges.to_json()
@@ -139,7 +144,8 @@ def _halved(
             to = scratch / f"half.{name}.onnx"
             result = to_fp16(variants[source], samples, to=to, threads=config.threads, progress=progress)
             made[name] = result.model
-            graphs.notes += [f"{name}: {note}" for note in result.notes]
+            for node, reason in list(result.kept.items())[:1]:
+                graphs.notes.append(f"{name}: {len(result.kept)} nodes stay FP32, such as {node}: {reason}")
             if source in graphs.placements:
                 graphs.placements[name] = graphs.placements[source]
     return made

@@ -74,7 +74,11 @@ def test_every_variant_is_made_verified_and_traced(tmp_path: Path) -> None:
     assert list(manifest.variants) == ["fp32", "int8", "int8-cpu", "fp16", "int8-fp16"]
     assert all(variant.verified and variant.precision == name for name, variant in manifest.variants.items())
     assert [step.stage for step in manifest.variants["int8-fp16"].lineage] == ["export", "simplify", "quantize", "fp16"]
-    assert outcome.report.stages[0].name == "pytorch"
+    stages = [stage.name for stage in outcome.report.stages]
+    assert stages[0] == "pytorch"
+    assert {"fp16-emulated", "int8-fp16-emulated"} <= set(stages), (
+        "FP16 is judged with its rounding, not as a CPU runs it"
+    )
     with Classifier(tmp_path / "net", "int8") as int8, Classifier(tmp_path / "net", "fp32") as exact:
         assert int8(CAT)[0].index == exact(CAT)[0].index
 

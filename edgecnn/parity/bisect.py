@@ -1,27 +1,30 @@
 """Name the layer at which one form of a network departs from another.
 
 Comparing every intermediate tensor does not answer that by itself: once a layer is wrong all later ones are, and in a quantized
-graph every layer adds a little noise. What is asked is where the noise *enters*. Independent noises add in power, so a
-layer's own noise is what its output has beyond what its inputs brought:
+graph every layer adds a little noise, which later layers pass on, amplify or remove. What is asked is where the noise *enters*.
+So the candidate runs twice. As it is, which gives the noise at every tensor; and taken apart, each step from one compared tensor
+to the next computing on the *reference's* tensors, though with its own weights. What a step gives then differs from the
+reference by its own noise alone:
 
-    own = N_out - N_in,    N = sum (ref - cand)**2 / sum ref**2
+    own = 10 log10(sum ref**2 / sum (ref - step(ref's inputs))**2)
 
-where N_in is the noise of its noisiest input plus that of its quantized weights. That estimate stands in the table. A layer is
-accused only when ``N_out - 4 N_in`` alone exceeds what the precision explains: layers that subtract much from much amplify
-relative noise, by 6 dB at times, and an innocent layer behind a noisy one must not be blamed. (Quantizing a tensor amplifies
-nothing, so there the factor is 1.) And the departure must reach a tensor computed from it: a gate that saturates
-anyway is no culprit.
+A layer is accused when its own noise exceeds what the precision explains and reaches a tensor computed from it: a gate that
+saturates anyway is no culprit. Where no layer is accused and the output is bad all the same, the noise of many adds up, and the
+report names those that bring the most.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from edgecnn.artifacts import OnnxModel
 from edgecnn.errors import UserError
@@ -29,6 +32,7 @@ from edgecnn.onnxio import read_metadata
 from edgecnn.parity.metrics import ratio_db
 from edgecnn.parity.report import decibels
 from edgecnn.parity.samples import Sample
+from edgecnn.parity.steps import StepReader
 from edgecnn.parity.trace import (
     Difference,
     Entry,
@@ -47,17 +51,19 @@ if TYPE_CHECKING:
 
 __all__ = ["FLOORS", "BisectReport", "Layer", "bisect"]
 
-FLOORS: Mapping[str, float] = MappingProxyType({"fp32": 90.0, "fp16": 30.0, "int8": 12.0, "int8-cpu": 12.0})
+FLOORS: Mapping[str, float] = MappingProxyType(
+    {"fp32": 90.0, "fp16": 30.0, "int8": 12.0, "int8-fp16": 12.0, "int8-cpu": 12.0}
+)
 """Least ratio of a layer's output to its own noise, dB, by the candidate's precision.
 
 Float32 layers add noise at 110 dB and better, float16 ones at 50 to 70 dB. Quantizing one tensor to 8 bits with fitting ranges
 leaves 25 to 45 dB, and hardly less than 15 dB where it has long tails."""
 
-AMPLIFICATION = 4.0
-"""Power by which a layer may amplify its inputs' noise without being accused."""
-
+Array = NDArray[Any]
 _PERSISTS_DB = 10.0
 _ROOM = 1e-12
+NOISIEST = 3
+"""How many layers a report names where none departs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +75,8 @@ class Layer:
         module: dotted path in the PyTorch network. ``op``: operator of the node that gives it.
         role: ``layer`` (a node's output), ``quantization`` (a tensor after Q/DQ) or ``weights`` (quantized weights).
         shape: for one sample.
-        sqnr_db: signal over noise at this tensor; ``input_sqnr_db``: over the noise that its inputs and weights bring.
-        own_db: signal over this step's own noise, see the module's formula; infinite if its inputs explain all of it.
+        sqnr_db: signal over noise at this tensor, its own and what it inherited.
+        own_db: signal over this step's own noise, see the module's formula; infinite if it has none.
         max_abs: largest absolute difference.
         departs: whether its own noise exceeds what the precision explains, and persists.
         reason: why, or what else is odd.
@@ -84,7 +90,6 @@ class Layer:
     role: str
     shape: tuple[int, ...]
     sqnr_db: float
-    input_sqnr_db: float
     own_db: float
     max_abs: float
     departs: bool = False
@@ -116,7 +121,6 @@ class BisectReport:
         precision, floor_db: of the candidate; the floor that layers were held to.
         layers: all compared tensors, in the order of computation.
         samples: how many inputs ran.
-        note: what a reader should know.
     """
 
     reference: str
@@ -125,7 +129,6 @@ class BisectReport:
     floor_db: float
     layers: tuple[Layer, ...]
     samples: int
-    note: str = ""
 
     def __bool__(self) -> bool:
         """Whether no layer departs."""
@@ -137,27 +140,36 @@ class BisectReport:
         return next((layer for layer in self.layers if layer.departs), None)
 
     @property
-    def noisiest(self) -> Layer | None:
-        """The layer with the most noise of its own, relative to its output."""
-        return min(self.layers, key=lambda layer: layer.own_db, default=None)
+    def noisy(self) -> tuple[Layer, ...]:
+        """The layers that have noise of their own, the noisiest first; weights are left out, being noise of the layer they feed."""
+        found = [layer for layer in self.layers if layer.role != "weights" and math.isfinite(layer.own_db)]
+        return tuple(sorted(found, key=lambda layer: layer.own_db))
 
     def lines(self) -> Iterator[str]:
         """Yield the report as plain text: the finding, then a table."""
-        first, noisiest = self.first, self.noisiest
+        first = self.first
         if first is not None:
             yield f"{self.candidate} first departs from {self.reference} at {first.name}: {first.reason}"
             if first.between:
                 yield f"  nodes on the way that {self.reference} does not have: {', '.join(first.between[:6])}"
-        elif noisiest is not None:
-            own = decibels(noisiest.own_db)
-            yield f"no layer of {self.candidate} departs from {self.reference}; the noisiest is {noisiest.name}, {own}"
-        if self.note:
-            yield self.note
-        yield f"{'SQNR':>9} {'inputs':>9} {'own':>9}  tensor"
+        else:
+            yield f"no layer of {self.candidate} departs from {self.reference}: {self._sum()}"
+        yield f"{'SQNR':>9} {'own':>9}  tensor"
         for layer in self.layers:
             mark = "  <- departs" if layer.departs else ""
-            numbers = " ".join(f"{decibels(v):>9}" for v in (layer.sqnr_db, layer.input_sqnr_db, layer.own_db))
-            yield f"{numbers}  {layer.tensor}{mark}"
+            yield f"{decibels(layer.sqnr_db):>9} {decibels(layer.own_db):>9}  {layer.tensor}{mark}"
+
+    def _sum(self) -> str:
+        """Say what the noise of layers that are as they should be comes to."""
+        noisy = self.noisy
+        if not noisy:
+            return "every tensor is the same"
+        last = self.layers[-1]
+        most = ", ".join(f"{layer.name} {decibels(layer.own_db)}" for layer in noisy[:NOISIEST])
+        return (
+            f"noise adds up over the layers to {decibels(last.sqnr_db)} at {last.tensor!r}; of the {len(noisy)} that have some of "
+            f"their own, the noisiest are {most}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -168,8 +180,8 @@ class BisectReport:
             "floor_db": self.floor_db,
             "samples": self.samples,
             "first": None if self.first is None else self.first.to_json(),
+            "noisiest": [layer.tensor for layer in self.noisy[:NOISIEST]],
             "layers": [layer.to_json() for layer in self.layers],
-            "note": self.note,
         }
 
 
@@ -193,7 +205,7 @@ def bisect(
         precision: of the candidate; by default what its metadata says, or fp32.
         floor_db: in place of the precision's value in :data:`FLOORS`; 0 for that value.
         limit: how many samples to use.
-        memory: bytes that the compared tensors of one pass may take; the graph runs once a pass and sample.
+        memory: bytes that the compared tensors of one pass may take; the graph runs twice a pass and sample.
         progress: called once a pass.
 
     Raises:
@@ -218,17 +230,15 @@ def bisect(
         raise UserError(
             f"{path.name} has no tensor in common with {name}: bisecting needs forms of one exported network"
         )
-    differences = _compare(entries, reader, graph, chosen, memory, progress)
+    whole, own = _compare(entries, reader, graph, chosen, memory, progress)
     floor = floor_db or FLOORS.get(precision, FLOORS["fp32"])
-    layers = _judge(entries, differences, floor, graph)
     return BisectReport(
         reference=name,
         candidate=path.name,
         precision=precision,
         floor_db=floor,
-        layers=layers,
+        layers=_judge(entries, whole, own, floor, graph.outputs),
         samples=len(chosen),
-        note=_note(layers, floor),
     )
 
 
@@ -256,33 +266,49 @@ def _compare(
     samples: Sequence[Sample],
     memory: int,
     progress: Progress,
-) -> list[Difference]:
-    """Run both sides, a part of the tensors at a time."""
-    result = [Difference() for _ in entries]
+) -> tuple[list[Difference], list[Difference]]:
+    """Run both sides, a part of the tensors at a time; return each tensor's difference, and that of its own step."""
+    whole, own = [Difference() for _ in entries], [Difference() for _ in entries]
     parts = list(_parts(entries, graph, memory))
     for done, part in enumerate(parts):
         progress("bisect", done, len(parts))
-        one, two = reference([entries[i].reference for i in part]), OnnxReader(graph, [entries[i].tensor for i in part])
-        try:
+        # Weights are not given: rounding them is the layer's own noise, for which its bias may have been corrected.
+        inputs = {source for index in part for source in entries[index].inputs}
+        sources = sorted(source for source in inputs if entries[source].role != "weights")
+        every = [entries[index] for index in sorted({*part, *sources})]
+        with ExitStack() as stack:
+            exact = stack.enter_context(closing(reference([entry.reference for entry in every])))
+            plain = stack.enter_context(closing(OnnxReader(graph, [entry.tensor for entry in every])))
+            steps = stack.enter_context(closing(StepReader(graph, [entries[i].tensor for i in part], plain)))
             for sample in samples:
-                expected, found = one.read(sample), two.read(sample)
+                expected, found = exact.read(sample), plain.read(sample)
+                given = {entries[i].tensor: _given(entries[i], expected, found) for i in sources}
+                alone = steps.read(sample, given)
                 for index in part:
                     entry = entries[index]
                     if entry.reference in expected:
-                        result[index].add(expected[entry.reference], found[entry.tensor])
-        finally:
-            one.close()
-            two.close()
+                        whole[index].add(expected[entry.reference], found[entry.tensor])
+                        own[index].add(expected[entry.reference], alone[entry.tensor])
     progress("bisect", len(parts), len(parts))
-    return result
+    return whole, own
+
+
+def _given(entry: Entry, expected: Mapping[str, Array], found: Mapping[str, Array]) -> Array:
+    """Return the reference's tensor in the candidate's type; the candidate's own where the reference has none of that shape."""
+    own = found[entry.tensor]
+    other = expected.get(entry.reference, own)
+    return other.astype(own.dtype) if other.shape == own.shape else own
 
 
 def _parts(entries: Sequence[Entry], graph: Graph, memory: int) -> Iterator[list[int]]:
-    """Cut the entries into parts that fit into memory: a float32 tensor on either side, and the float64 difference."""
+    """Cut the entries into parts that fit into memory.
+
+    A tensor and those that it is computed from are float32 on three sides, and its difference is float64.
+    """
     part: list[int] = []
     used = 0
     for index, entry in enumerate(entries):
-        size = 16 * graph.sizes[entry.tensor]
+        size = 20 * graph.sizes[entry.tensor] + 12 * sum(graph.sizes[entries[i].tensor] for i in entry.inputs)
         if part and used + size > memory:
             yield part
             part, used = [], 0
@@ -293,25 +319,26 @@ def _parts(entries: Sequence[Entry], graph: Graph, memory: int) -> Iterator[list
 
 
 def _judge(
-    entries: Sequence[Entry], differences: Sequence[Difference], floor: float, graph: Graph
+    entries: Sequence[Entry],
+    whole: Sequence[Difference],
+    own: Sequence[Difference],
+    floor: float,
+    outputs: Sequence[str],
 ) -> tuple[Layer, ...]:
     """Turn sums into layers and decide which of them depart."""
-    ratios = [_ratio(entry, difference) for entry, difference in zip(entries, differences, strict=True)]
+    ratios = [_ratio(entry, difference) for entry, difference in zip(entries, whole, strict=True)]
     consumers: dict[int, list[int]] = {}
     for index, entry in enumerate(entries):
         for source in entry.inputs:
             consumers.setdefault(source, []).append(index)
     layers = []
-    for index, (entry, difference) in enumerate(zip(entries, differences, strict=True)):
-        if ratios[index] is None:
+    for index, (entry, step) in enumerate(zip(entries, own, strict=True)):
+        sqnr, ratio = ratios[index], _ratio(entry, step)
+        if sqnr is None or ratio is None:
             continue
-        sqnr = ratios[index] or 0.0
-        incoming = _incoming(index, entries, ratios)
-        own = _own(sqnr, incoming, 1.0)
-        accused = _own(sqnr, incoming, 1.0 if entry.role == "quantization" else AMPLIFICATION)
         after = [r for i in consumers.get(index, []) if (r := ratios[i]) is not None]
-        persists = entry.tensor in graph.outputs or not after or min(after) < floor + _PERSISTS_DB
-        departs = accused < floor and persists
+        persists = entry.tensor in outputs or not after or min(after) < floor + _PERSISTS_DB
+        departs = ratio < floor and persists
         layers.append(
             Layer(
                 tensor=entry.tensor,
@@ -319,13 +346,12 @@ def _judge(
                 module=entry.node.module,
                 op=entry.node.op,
                 role=entry.role,
-                shape=difference.shape,
+                shape=step.shape,
                 sqnr_db=sqnr,
-                input_sqnr_db=incoming,
-                own_db=own,
-                max_abs=difference.largest,
+                own_db=ratio,
+                max_abs=whole[index].largest,
                 departs=departs,
-                reason=_reason(difference, sqnr, incoming, floor) if departs else "",
+                reason=_reason(step, ratio, floor) if departs else "",
                 between=entry.between,
             )
         )
@@ -350,39 +376,10 @@ def _ratio(entry: Entry, difference: Difference) -> float | None:
     )
 
 
-def _incoming(index: int, entries: Sequence[Entry], ratios: Sequence[float | None]) -> float:
-    """Return the signal over the noise that an entry's inputs bring: the noisiest tensor's and the weights' add up."""
-    worst = {"weights": math.inf, "layer": math.inf}
-    for source in entries[index].inputs:
-        ratio = ratios[source]
-        if ratio is not None:
-            kind = "weights" if entries[source].role == "weights" else "layer"
-            worst[kind] = min(worst[kind], ratio)
-    noise = sum(10 ** (-ratio / 10) for ratio in worst.values())
-    return math.inf if noise <= 0 else -10 * math.log10(noise)
-
-
-def _own(sqnr: float, incoming: float, amplification: float) -> float:
-    """Return the ratio of the output to the noise that the inputs do not explain, dB."""
-    own = 10 ** (-sqnr / 10) - amplification * 10 ** (-incoming / 10)
-    return math.inf if own <= 0 else -10 * math.log10(own)
-
-
-def _reason(difference: Difference, sqnr: float, incoming: float, floor: float) -> str:
+def _reason(step: Difference, own: float, floor: float) -> str:
     """Say why a tensor departs."""
-    if difference.mismatch:
-        return f"its shape is {list(difference.shape)}, and {list(difference.mismatch)} in the reference"
-    if difference.nonfinite:
+    if step.mismatch:
+        return f"its shape is {list(step.shape)}, and {list(step.mismatch)} in the reference"
+    if step.nonfinite:
         return "it has NaN or infinity"
-    came = "exact inputs" if math.isinf(incoming) else f"inputs at {decibels(incoming)}"
-    return f"{decibels(sqnr)} from {came}, where this precision explains no less than {floor:g} dB"
-
-
-def _note(layers: Sequence[Layer], floor: float) -> str:
-    """Say what follows when no layer stands out although the output is bad."""
-    if not layers or any(layer.departs for layer in layers) or layers[-1].sqnr_db >= floor:
-        return ""
-    return (
-        f"the last tensor is at {decibels(layers[-1].sqnr_db)} although no layer stands out: the noise of many layers adds up, "
-        "so look at the lowest values under 'own'"
-    )
+    return f"{decibels(own)} on the reference's own inputs, where this precision explains no less than {floor:g} dB"

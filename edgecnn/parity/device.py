@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from edgecnn.calib.data import SUFFIXES
 from edgecnn.errors import BackendError, BundleMissingError, DataError, UserError
 from edgecnn.parity.bisect import BisectReport, bisect
-from edgecnn.parity.labelled import read_labelled
 from edgecnn.parity.metrics import compare, logits_of
 from edgecnn.parity.report import Comparison, ParityReport, StageResult
 from edgecnn.parity.samples import SampleSet, edge_inputs, from_pixels, gaussian
@@ -160,24 +159,29 @@ def bundle_samples(bundle: Bundle, data: SampleSet | Path | str | None = None, *
     if isinstance(data, SampleSet):
         sets.append(data)
     elif data is not None:
-        sets.append(picture_set(Path(data), preprocess, bundle.spec.num_classes, limit=limit, input_name=spec.name))
-    return [*sets, gaussian(spec, preprocess), edge_inputs(spec, preprocess)]
+        sets.append(picture_set(Path(data), preprocess, limit=limit, input_name=spec.name))
+    edges = edge_inputs(spec, preprocess, pixels=bundle.manifest.embedded.preprocess)
+    return [*sets, gaussian(spec, preprocess), edges]
 
 
-def picture_set(
-    folder: Path, preprocess: Preprocess, num_classes: int, *, limit: int = 64, input_name: str = "input"
-) -> SampleSet:
-    """Return the pictures of a folder as a set; those that cannot be decoded are left out and its note counts them.
+def picture_set(folder: Path, preprocess: Preprocess, *, limit: int = 64, input_name: str = "input") -> SampleSet:
+    """Return pictures of a folder and of those in it as a set; those that cannot be decoded are left out, and its note counts them.
+
+    Args:
+        folder: to search.
+        preprocess: of the network.
+        limit: take so many, spread evenly over the sorted files.
+        input_name: of the network.
 
     Raises:
         DataError: no folder, or no picture that can be decoded.
     """
-    try:
-        files: Sequence[Path] = read_labelled(folder, num_classes).limited(limit).files
-    except DataError:
-        # Classes that do not fit do not matter here: any pictures will do.
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        files = [found[i * len(found) // min(limit, len(found))] for i in range(min(limit, len(found)))]
+    if not folder.is_dir():
+        raise DataError(f"no folder at {folder}")
+    every = folder.rglob("*")
+    found = sorted(p for p in every if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+    count = min(limit, len(found))
+    files = [found[index * len(found) // count] for index in range(count)]
     good, bad = [], 0
     for file in files:
         try:
@@ -185,7 +189,7 @@ def picture_set(
         except DataError:
             bad += 1
     if not good:
-        raise DataError(f"no picture in {folder} can be decoded ({bad} files tried)")
+        raise DataError(f"no picture in {folder} that can be decoded ({bad} tried)")
     made = from_pixels(good, preprocess, name=folder.name or "data", input_name=input_name)
     return replace(made, note=f"{bad} file(s) could not be decoded") if bad else made
 

@@ -51,7 +51,8 @@ class Metrics:
         decided_top1: top-1 agreement among these, percent; 100 if there are none.
         signal_rms, noise_rms: root mean square of the reference and of the difference.
         worst_noise_rms: the largest root mean square of the difference in one sample.
-        logit_rms: root mean square of the reference's logits: ``signal_rms`` unless probabilities were compared.
+        logit_rms: root mean square of the reference's logits: ``signal_rms``, unless probabilities were compared; then that of the
+            logits less their mean, as a softmax does not see what all of a sample have in common.
         probabilities: whether probabilities were compared.
     """
 
@@ -137,6 +138,8 @@ class Accumulator:
         logits = reference.reshape(len(reference), -1).astype(np.float64)
         other = candidate.reshape(len(candidate), -1).astype(np.float64)
         fine = np.isfinite(logits).all(axis=1) & np.isfinite(other).all(axis=1)
+        if self._probabilities:
+            logits[fine] -= logits[fine].mean(axis=1, keepdims=True)
         self._samples += len(logits)
         if fine.any():
             self._finite += int(fine.sum())

@@ -213,19 +213,27 @@ def gaussian(
     return SampleSet(name, "noise", source)
 
 
-def edge_inputs(spec: TensorSpec, preprocess: Preprocess | None = None, *, name: str = "edge inputs") -> SampleSet:
+def edge_inputs(
+    spec: TensorSpec, preprocess: Preprocess | None = None, *, pixels: bool = False, name: str = "edge inputs"
+) -> SampleSet:
     """Make the inputs that no photo is: all zeros, all ones, one hot pixel, and the ends of the range.
 
-    The first two are tensors after normalisation, which pixels cannot express exactly, so graphs that take pixels skip
-    them. The others are pictures: black with one white pixel in the middle, all black, all white, and a checkerboard of both,
-    which has the largest contrast that the input allows. Without ``preprocess`` black is -3 and white is 3, three standard
-    deviations of normalised images.
+    The first two are tensors after normalisation, which pixels cannot express exactly: graphs that take pixels skip them, unless
+    ``pixels`` asks for the nearest pictures, whose values every form of the network then gets. The others are pictures:
+    black with one white pixel in the middle, all black, all white, and a checkerboard of both, which has the largest contrast
+    that the input allows. Without ``preprocess`` black is -3 and white is 3, three standard deviations of normalised images.
 
     Args:
         spec: of the network's input, float32 (N, C, H, W).
         preprocess: of the network, or None for plain tensors.
+        pixels: whether every sample is to have pixels; needs ``preprocess``.
         name: of the set.
+
+    Raises:
+        UserError: ``pixels`` without a preprocessing, or an input of another rank.
     """
+    if pixels and preprocess is None:
+        raise UserError("edge inputs as pixels need a preprocessing that says which tensors they give")
     shape = _shape(spec)
     height, width = shape[2], shape[3]
     hot = np.zeros(shape[1:], dtype=np.uint8)
@@ -240,8 +248,8 @@ def edge_inputs(spec: TensorSpec, preprocess: Preprocess | None = None, *, name:
     }
 
     def source() -> Iterator[Sample]:
-        yield Sample({spec.name: np.zeros(shape, np.float32)}, name="all zeros")
-        yield Sample({spec.name: np.ones(shape, np.float32)}, name="all ones")
+        for label, value in (("all zeros", 0), ("all ones", 1)):
+            yield _sample(spec.name, np.full(shape, value, np.float32), preprocess if pixels else None, label)
         for label, channels_first in pictures.items():
             if preprocess is None:
                 values = (channels_first[None].astype(np.float32) / 255 - 0.5) * 6

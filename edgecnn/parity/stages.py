@@ -76,8 +76,8 @@ def verify(
     """Compare each stage with the first and with its predecessor, on every sample; memory does not grow with their number.
 
     A stage with a dynamic batch runs one sample at a time, and its first ``batch`` samples of each set once more as one batch,
-    which must give the same. A stage that cannot run, gives NaN or infinity, or outputs of another shape, fails; nothing is
-    raised for it.
+    which must give the same. A stage that cannot run, gives NaN or infinity, or outputs of another shape, or could be given none
+    of the samples, fails; nothing is raised for it.
 
     Args:
         stages: in the order of the pipeline; the first is the reference (PyTorch, or fp32 on a device) and gives logits.
@@ -114,6 +114,7 @@ class _Run:
         self.comparisons: list[Comparison] = []
         self.problems: dict[str, None] = {}
         self.skipped: dict[str, None] = {}
+        self._tried = False
 
     def rows(self, chunk: Sequence[Sample], samples: SampleSet) -> list[Array | None]:
         """Return the output row of every sample, None where there is none; one at a time, or in static batches."""
@@ -144,6 +145,8 @@ class _Run:
     def result(self, stages: Sequence[Stage]) -> StageResult:
         """Return what was found."""
         stage = self.stage
+        if not self._tried:
+            self.problems["was not compared: the graph takes pixels, and no sample has any"] = None
         return StageResult(
             name=stage.name,
             precision=stage.precision,
@@ -166,6 +169,7 @@ class _Run:
         """Run once and return the first output, or take note of why there is none."""
         session = self.stage.session
         name = session.outputs[0].name
+        self._tried = True
         try:
             output = session.run(feed_for(session, part), [name])[name]
         except EdgecnnError as error:

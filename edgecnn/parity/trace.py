@@ -1,7 +1,8 @@
 """Which tensors two forms of a network have in common, and how to read them: what bisecting stands on.
 
-Tensors of two ONNX graphs match by name: a stage keeps the names of tensors whose meaning it keeps, and quantizing ``X`` adds
-``X_dequantized``, which stands for ``X`` too. The output of a PyTorch module matches the output of the last node of its scope.
+Tensors of two ONNX graphs match by name: a stage keeps the names of tensors whose meaning it keeps. What DequantizeLinear gives
+stands for the tensor that was quantized, or for the weights that the node of the same name had. The output of a PyTorch
+module matches the output of the last node of its scope.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ __all__ = [
 
 Array = NDArray[Any]
 Role = Literal["layer", "quantization", "weights"]
-DEQUANTIZED = "_dequantized"
+_QUANTIZING = ("DequantizeLinear", "QuantizeLinear", "Cast")
 _FLOATS = ("FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16")
 _UNKNOWN_SIZE = 1 << 20
 
@@ -114,20 +115,34 @@ class OnnxReader(Reader):
     """Reads tensors of an ONNX file by making them outputs.
 
     The graph runs as it is written, without optimizations: they would fuse the tensors away, and a fault of a fused kernel is
-    not a fault of a layer.
+    not a fault of a layer. A static batch is filled with copies of the sample, of which one is read.
     """
 
     def __init__(self, graph: Graph, tensors: Sequence[str]) -> None:
         """Load the model with more outputs."""
-        self._constants = {name: graph.weights[name]() for name in tensors if name in graph.weights}
-        wanted = [name for name in dict.fromkeys(tensors) if name not in self._constants]
-        self._session = OrtSession(expose(graph.path, wanted), OrtOptions(optimize="disabled"))
-        self._names = wanted
+        self._weights = {name: graph.weights[name]() for name in tensors if name in graph.weights}
+        self._names = [name for name in dict.fromkeys(tensors) if name not in self._weights]
+        self._session = OrtSession(expose(graph.path, self._names), OrtOptions(optimize="disabled"))
+        batch = self._session.inputs[0].shape[0]
+        self.copies = batch if isinstance(batch, int) else 1
+        self._constants = graph.constants
+
+    def feed(self, sample: Sample) -> dict[str, Array]:
+        """Return the graph's input for a sample."""
+        return feed_for(self._session, [sample] * self.copies)
 
     def read(self, sample: Sample) -> dict[str, Array]:
         """Run once."""
-        found = self._session.run(feed_for(self._session, [sample]), self._names) if self._names else {}
-        return found | self._constants
+        found = self._session.run(self.feed(sample), self._names) if self._names else {}
+        return {name: self.single(name, array) for name, array in found.items()} | self._weights
+
+    def single(self, tensor: str, array: Array) -> Array:
+        """Return one copy's part of a tensor."""
+        return array if self.copies == 1 or tensor in self._constants else array[:1]
+
+    def repeated(self, tensor: str, array: Array) -> Array:
+        """Return a tensor of one sample for all copies."""
+        return array if self.copies == 1 or tensor in self._constants else np.repeat(array, self.copies, axis=0)
 
     def close(self) -> None:
         """Release the session."""
@@ -182,23 +197,46 @@ def read_graph(path: Path) -> Graph:
 def match_graphs(reference: Graph, candidate: Graph) -> tuple[Entry, ...]:
     """Return the tensors that two graphs share, in the candidate's order.
 
-    The tensors must be floats in the candidate: an int8 ``X_quantized`` is seen through its ``X_dequantized``.
+    The tensors must be floats in the candidate: an int8 tensor is seen through what is dequantized from it.
     """
+    weights = _weights(reference, candidate)
     found: list[Entry] = []
     for node in candidate.nodes:
         for tensor in node.outputs:
             if tensor not in candidate.sizes:
                 continue
-            original = tensor.removesuffix(DEQUANTIZED)
             if tensor in candidate.constants:
-                if original != tensor and original in reference.weights:
-                    found.append(Entry(tensor, original, node, "weights"))
+                if tensor in weights:
+                    found.append(Entry(tensor, weights[tensor], node, "weights"))
             elif tensor in reference.producer:
                 found.append(Entry(tensor, tensor, node, "layer"))
-            elif original != tensor and (original in reference.producer or original in reference.inputs):
+            elif node.op == "DequantizeLinear" and (original := _original(node, candidate, reference)):
                 found.append(Entry(tensor, original, node, "quantization"))
     readable = [entry for entry in found if entry.reference not in reference.constants or entry.role == "weights"]
     return _linked(readable, candidate, frozenset(node.name for node in reference.nodes))
+
+
+def _original(node: Node, candidate: Graph, reference: Graph) -> str:
+    """Return the tensor of both graphs that was quantized to what a DequantizeLinear reads; "" if there is none."""
+    known = {*reference.producer, *reference.inputs}
+    while node.op in _QUANTIZING:
+        tensor = node.inputs[0]
+        if tensor in known:
+            return tensor
+        if tensor not in candidate.producer:
+            break
+        node = candidate.nodes[candidate.producer[tensor]]
+    return ""
+
+
+def _weights(reference: Graph, candidate: Graph) -> dict[str, str]:
+    """Return the tensors that stand for a weight in the candidate: tensor -> initializer of the reference's node of that name.
+
+    A weight is the second input of a node, as in Conv, Gemm and MatMul.
+    """
+    twins = {node.name: node for node in reference.nodes if node.name}
+    pairs = [(node.inputs[1:2], twins[node.name].inputs[1:2]) for node in candidate.nodes if node.name in twins]
+    return {own[0]: other[0] for own, other in pairs if own and other and other[0] in reference.weights}
 
 
 def match_modules(session: TorchSession, sample: Sample, candidate: Graph) -> tuple[Entry, ...]:
@@ -206,7 +244,8 @@ def match_modules(session: TorchSession, sample: Sample, candidate: Graph) -> tu
 
     A module's output is the output of the last node of its scope. A leaf module without nodes of its own was folded into the
     leaf before it (BatchNorm into a convolution) or does nothing (dropout in evaluation): the tensor then stands for the last
-    such leaf of the same shape.
+    such leaf of the same shape. A convolution whose node belongs to the BatchNorm behind it still has its name on the node, and
+    no tensor.
 
     Args:
         session: the network.
@@ -225,12 +264,13 @@ def match_modules(session: TorchSession, sample: Sample, candidate: Graph) -> tu
             last[".".join(parts[:depth])] = tensors[0]
     shapes = session.module_shapes(feed_for(session, [sample]))
     leaves = session.leaves()
+    named = {node.name.rpartition("/")[0] for node in candidate.nodes}
     chosen: dict[str, str] = {}
     previous = ""
     for module, shape in shapes.items():  # in the order in which they finished
         if module in last and (module in leaves or last[module] not in chosen):
             chosen[last[module]] = module
-        elif module in leaves and module not in last and previous and shapes.get(previous) == shape:
+        elif module in leaves and module not in {*last, *named} and shapes.get(previous) == shape:
             chosen.update({tensor: module for tensor, owner in chosen.items() if owner == previous})
         if module in leaves:
             previous = module

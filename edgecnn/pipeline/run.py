@@ -79,7 +79,8 @@ def run(
         }
         with _step("verify", seconds, progress):
             reference = stack.enter_context(_reference(built.module, built.spec, config))
-            report = verify(_stages(reference, sessions, graphs), data.sets(built.spec), progress=progress)
+            sets = data.sets(built.spec, pixels=config.embed_preprocess)
+            report = verify(_stages(reference, sessions, graphs), sets, progress=progress)
         variants = {name: sessions[name] for name in graphs.variants}
         with _step("measure", seconds, progress):
             timings = _measure(variants, data, config, progress)

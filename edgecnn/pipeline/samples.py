@@ -38,11 +38,12 @@ class Data:
         own = str(self.calibration.describe()["note"]) if self.quantized else ""
         return tuple(note for note in (own, self.note) if note)
 
-    def sets(self, spec: ModelSpec) -> list[SampleSet]:
-        """Return what to verify on: images, noise, edge inputs."""
+    def sets(self, spec: ModelSpec, *, pixels: bool = False) -> list[SampleSet]:
+        """Return what to verify on: images, noise, edge inputs; with ``pixels`` such noise and edges as uint8 can hold."""
         images = real_images(self.verification, limit=self.limit, note=self.note)
-        first = spec.inputs[0]
-        return [images, gaussian(first), edge_inputs(first, spec.preprocess)]
+        first, preprocess = spec.inputs[0], spec.preprocess
+        noise = gaussian(first, preprocess if pixels else None)
+        return [images, noise, edge_inputs(first, preprocess, pixels=pixels)]
 
     def pictures(self, count: int) -> list[Any]:
         """Return a few decoded pictures, for the golden file; from the photos where verification has only tensors."""

@@ -36,7 +36,10 @@ RANGES = "ranges.json"
 Check = Literal["full", "sizes"]
 
 _LARGEST_MANIFEST = 64 << 20
-_PREFERENCE = {"cpu": ("int8-cpu", "fp32", "fp16", "int8"), "gpu": ("fp16", "fp32", "int8", "int8-cpu")}
+_PREFERENCE = {
+    "cpu": ("int8-cpu", "fp32", "fp16", "int8", "int8-fp16"),
+    "gpu": ("fp16", "fp32", "int8-fp16", "int8", "int8-cpu"),
+}
 _BACKENDS = ("onnxruntime",)
 
 
@@ -266,7 +269,7 @@ def load(
 
     Args:
         path: the bundle's folder.
-        variant: ``fp32``, ``fp16``, ``int8`` or ``int8-cpu``; by default :meth:`Bundle.default_variant` of the machine.
+        variant: ``fp32``, ``fp16``, ``int8``, ``int8-fp16`` or ``int8-cpu``; by default :meth:`Bundle.default_variant` of the machine.
         backend: ``onnxruntime``, also the default.
         allow_unverified: load a bundle or variant whose verification failed.
         options: of the backend: threads, providers.

@@ -1,8 +1,9 @@
-"""Lets the tests of this folder import ``parity_nets``: the suite is not a package."""
+"""Lets the tests of this folder import ``parity_nets`` and the runtime's ``tiny_bundle``: the suite is not a package."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "runtime")]

@@ -6,12 +6,13 @@ conventions: a node's output is called as the node, ``X`` gains ``X_quantized`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -170,6 +171,44 @@ def write_embedded(
     return _save(path, [*inside, *layers], arrays, "fp32", uint8=True, output="probabilities" if softmax else "logits")
 
 
+def put_inside(
+    path: Path, source: Path, *, mean: Sequence[float] = (), std: Sequence[float] = (), softmax: bool = False
+) -> Path:
+    """Write ``source`` with what embedding puts around it: Cast, Transpose, Mul and Add in front; if asked, Softmax behind."""
+    mean = np.array(mean or PREPROCESS.mean, np.float32).reshape(1, 3, 1, 1)
+    std = np.array(std or PREPROCESS.std, np.float32).reshape(1, 3, 1, 1)
+    model = ir.load(source)
+    graph, old = model.graph, model.graph.inputs[0]
+    constants = []
+    for name, array in (("input.scale", 1 / (255 * std)), ("input.shift", -mean / std)):
+        tensor = ir.tensor(array, name=name)
+        constants.append(ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype)))
+        graph.register_initializer(constants[-1])
+    value = pixels = ir.Value(
+        name="input", shape=ir.Shape([old.shape[0], SIZE, SIZE, 3]), type=ir.TensorType(ir.DataType.UINT8)
+    )
+    nodes = []
+    for op, more, attributes in (
+        ("Cast", [], {"to": ir.DataType.FLOAT}),
+        ("Transpose", [], {"perm": [0, 3, 1, 2]}),
+        ("Mul", constants[:1], {}),
+        ("Add", constants[1:], {}),
+    ):
+        nodes.append(ir.node(op, [value, *more], attributes, name=f"input/{op}"))
+        value = nodes[-1].outputs[0]
+        value.name = f"input/{op}"
+    ir.convenience.replace_all_uses_with(old, value)
+    graph.inputs[0] = pixels
+    graph.insert_before(graph[0], nodes)
+    if softmax:
+        graph.append(ir.node("Softmax", [graph.outputs[0]], {"axis": 1}, name="softmax"))
+        result = graph[-1].outputs[0]
+        result.name, result.shape, result.type = "probabilities", graph.outputs[0].shape, graph.outputs[0].type
+        graph.outputs[0] = result
+    ir.save(model, path)
+    return path
+
+
 def write_fp16(path: Path, change: Change | None = None) -> Path:
     """Write the half-precision form, float32 at its borders."""
     arrays = {name: value.astype(np.float16) for name, value in folded(network()).items()}
@@ -210,7 +249,7 @@ def scales(fp32: Path) -> Arrays:
     return result
 
 
-def write_int8(path: Path, fp32: Path, change: Change | None = None) -> Path:
+def write_int8(path: Path, fp32: Path, change: Change | None = None, *, batch: int | str = "batch") -> Path:
     """Write the Q/DQ form. ``change`` edits the scales, after the weights were rounded with the right ones."""
     arrays = folded(network())
     scale = scales(fp32)
@@ -240,7 +279,7 @@ def write_int8(path: Path, fp32: Path, change: Change | None = None) -> Path:
             elif name in arrays:
                 store[name] = arrays[name]
         nodes.append(layer)
-    return _save(path, nodes, store, "int8")
+    return _save(path, nodes, store, "int8", batch=batch)
 
 
 def pictures(count: int, seed: int = 0) -> list[np.ndarray]:

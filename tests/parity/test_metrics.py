@@ -132,7 +132,9 @@ def test_probabilities_are_compared_with_the_softmax_of_the_reference() -> None:
     m = compare(REF, softmax(REF), probabilities=True)
     assert m.sqnr_db > 250
     assert m.kl == pytest.approx(0, abs=1e-12)
-    assert m.logit_rms == pytest.approx(np.sqrt((REF.astype(np.float64) ** 2).mean()))
+    centred = REF.astype(np.float64) - REF.mean(axis=1, keepdims=True)
+    assert m.logit_rms == pytest.approx(np.sqrt((centred**2).mean()))
+    assert compare(REF + 50, softmax(REF), probabilities=True).logit_rms == pytest.approx(m.logit_rms, rel=1e-5)
     assert m.signal_rms == pytest.approx(np.sqrt((softmax(REF) ** 2).mean()))
     assert compare(REF, softmax(CAND), probabilities=True).kl == pytest.approx(compare(REF, CAND).kl)
     assert math.isfinite(compare(REF, np.eye(1, 20).repeat(16, 0), probabilities=True).kl), "a probability of 0"

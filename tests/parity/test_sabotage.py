@@ -15,6 +15,7 @@ from parity_nets import (
     Arrays,
     images,
     network,
+    put_inside,
     write_embedded,
     write_fp16,
     write_fp32,
@@ -108,6 +109,9 @@ def channels_last(nodes: list[Any], arrays: Arrays) -> None:
 
 FAULTS = {
     "swapped mean and std": Fault("embedded", lambda p, _: write_embedded(p, swapped_mean_std), "conv1/Conv"),
+    "swapped mean and std, as Mul and Add": Fault(
+        "embedded", lambda p, f: put_inside(p, f, mean=PREPROCESS.std, std=PREPROCESS.mean), "conv1/Conv"
+    ),
     "mean and std of swapped channels": Fault("embedded", lambda p, _: write_embedded(p, swapped_channels), "conv1/Conv"),
     "another network's mean": Fault("embedded", lambda p, _: write_embedded(p, wrong_mean), "conv1/Conv"),
     "pixels with height and width swapped": Fault("embedded", lambda p, _: write_embedded(p, perm=(0, 3, 2, 1)), "conv1/Conv"),
@@ -202,7 +206,41 @@ def test_nan_in_the_middle_is_found_where_it_begins(honest: dict[str, Path], tmp
     assert (found.tensor, found.reason) == ("block.conv/Conv", "it has NaN or infinity")
 
 
-def test_another_layout_is_named_with_both_shapes(honest: dict[str, Path], tmp_path: Path) -> None:
-    found = bisect(honest["onnx"], write_fp32(tmp_path / "nhwc.onnx", extra=channels_last), images(1)).first
-    assert found is not None
-    assert found.reason == "its shape is [1, 16, 16, 16], and [1, 16, 16, 16] in the reference" or "dB" in found.reason
+def test_another_shape_is_named_with_both(honest: dict[str, Path], tmp_path: Path) -> None:
+    def wrapped(nodes: list[Any], arrays: Arrays) -> None:
+        """The pooled tensor keeps its name and gets another axis; its sign is lost where the axis is taken away."""
+        from onnx import helper
+
+        pool = next(node for node in nodes if node.name == "ReduceMean")
+        pool.output[0] = "pooled"
+        arrays["first"] = np.array([0], np.int64)
+        at = nodes.index(pool) + 1
+        nodes[at:at] = [
+            helper.make_node("Unsqueeze", ["pooled", "first"], ["ReduceMean"], name="wrap"),
+            helper.make_node("Neg", ["ReduceMean"], ["negative"], name="negative"),
+            helper.make_node("Squeeze", ["negative", "first"], ["unwrapped"], name="unwrap"),
+        ]
+        nodes[-1].input[0] = "unwrapped"
+
+    report = bisect(honest["onnx"], write_fp32(tmp_path / "wrapped.onnx", extra=wrapped), images(1))
+    assert report.first is not None
+    assert report.first.tensor == "ReduceMean"
+    assert report.first.reason == "its shape is [1, 1, 16], and [1, 16] in the reference"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_swapped_mean_and_std_are_put_on_the_nodes_that_hold_them(
+    precision: str, honest: dict[str, Path], tmp_path: Path
+) -> None:
+    """Two variants of one bundle, both with preprocessing inside, one of them with the constants swapped."""
+    reference = put_inside(tmp_path / "reference.onnx", honest["onnx"], softmax=True)
+    source = honest["onnx" if precision == "fp32" else precision]
+    fine = put_inside(tmp_path / "fine.onnx", source, softmax=True)
+    swapped = put_inside(tmp_path / "swapped.onnx", source, mean=PREPROCESS.std, std=PREPROCESS.mean, softmax=True)
+    found = bisect(reference, fine, images(4))
+    assert found, "\n".join(found.lines())
+    assert found.layers[-1].tensor == "probabilities"
+    found = bisect(reference, swapped, images(4))
+    assert found.first is not None
+    assert found.first.tensor == "input/Mul"
+    assert [layer.tensor for layer in found.layers if layer.departs] == ["input/Mul", "input/Add"]

@@ -70,6 +70,7 @@ def test_edge_inputs_are_what_they_are_called() -> None:
     assert not found["all zeros"].feed["input"].any()
     assert (found["all ones"].feed["input"] == 1).all()
     assert found["all zeros"].pixels is None
+    assert found["all ones"].pixels is None
     hot = found["one hot pixel"].pixels
     assert hot is not None
     assert (np.count_nonzero(hot), hot.max()) == (3, 255)
@@ -77,6 +78,19 @@ def test_edge_inputs_are_what_they_are_called() -> None:
     board = found["checkerboard"].feed["input"]
     assert (board.min(axis=(0, 2, 3)) == low.min(axis=(0, 2, 3))).all()
     assert (board.max(axis=(0, 2, 3)) == high.max(axis=(0, 2, 3))).all()
+
+
+def test_edge_inputs_as_pixels_leave_none_out_and_give_both_forms_the_same_values() -> None:
+    found = {sample.name: sample for sample in edge_inputs(INPUT, PREPROCESS, pixels=True)}
+    assert list(found) == [sample.name for sample in edge_inputs(INPUT, PREPROCESS)]
+    half_a_level = 0.5 / 255 / min(PREPROCESS.std) + 1e-6
+    for name, value in (("all zeros", 0), ("all ones", 1)):
+        assert np.abs(found[name].feed["input"] - value).max() <= half_a_level
+    for sample in found.values():
+        assert sample.pixels is not None
+        np.testing.assert_array_equal(normalize(sample.pixels, PREPROCESS), sample.feed["input"])
+    with pytest.raises(UserError, match="need a preprocessing"):
+        edge_inputs(INPUT, pixels=True)
 
 
 def test_calibration_images_are_left_out_where_others_are_given() -> None:

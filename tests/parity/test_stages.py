@@ -18,6 +18,7 @@ from parity_nets import (
     images,
     network,
     pictures,
+    put_inside,
     write_embedded,
     write_fp16,
     write_fp32,
@@ -95,6 +96,61 @@ def test_every_form_of_one_network_passes(files: dict[str, Path]) -> None:
     assert report.stage("static").find("batch") is None
     assert len(report.stage("embedded").skipped) == 2
     assert ParityReport.from_json(json.loads(json.dumps(report.to_json(), allow_nan=False))) == report
+
+
+CHAIN = ("onnx", "fp32", "fp16", "int8", "int8-fp16", "int8-cpu")
+
+
+def chain(files: dict[str, Path], folder: Path, *, softmax: bool, wrong: str = "") -> list[Stage]:
+    """Return the stages of the main job with preprocessing inside all variants; ``wrong`` names one with swapped mean and std."""
+    sources = {"onnx": "fp32", "fp32": "fp32", "fp16": "fp16", "int8": "int8", "int8-fp16": "int8", "int8-cpu": "int8"}
+    after = {"onnx": "pytorch", "fp32": "onnx", "int8-fp16": "int8"}
+    stages = [torch_stage()]
+    for name in CHAIN:
+        path = files[sources[name]]
+        if name != "onnx":
+            swapped = {"mean": PREPROCESS.std, "std": PREPROCESS.mean} if name == wrong else {}
+            path = put_inside(folder / f"{name}.onnx", path, softmax=softmax, **swapped)
+        precision = "fp32" if name == "onnx" else name
+        exact = precision == "fp32"
+        stages.append(Stage(name, precision, OrtSession(path), after=after.get(name, "fp32"), exact=exact))
+    return stages
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_the_main_jobs_chain_with_pixels_in_and_probabilities_out(
+    files: dict[str, Path], tmp_path: Path, softmax: bool
+) -> None:
+    sets = [images(8), gaussian(INPUT, PREPROCESS, count=4), edge_inputs(INPUT, PREPROCESS, pixels=True)]
+    report = verify(chain(files, tmp_path, softmax=softmax), sets)
+    assert report, "\n".join(report.lines())
+    for name in CHAIN:
+        stage = report.stage(name)
+        assert not stage.skipped, "every sample has pixels"
+        assert {c.samples for c in stage.comparisons} == {"images", "noise", "edge inputs"}
+        assert {c.metrics.probabilities for c in stage.comparisons} == {softmax and name != "onnx"}
+    assert report.stage("int8-fp16").after == "int8"
+    fp32 = report.stage("fp32").find("predecessor", "images")
+    assert fp32 is not None
+    assert fp32.metrics.sqnr_db > 100
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("wrong", CHAIN[1:])
+def test_of_the_main_jobs_chain_the_stage_with_swapped_mean_and_std_is_named(
+    files: dict[str, Path], tmp_path: Path, wrong: str, softmax: bool
+) -> None:
+    report = verify(chain(files, tmp_path, softmax=softmax, wrong=wrong), [images(8)])
+    assert report.first_departure is not None
+    assert report.first_departure.name == wrong, "\n".join(report.lines())
+
+
+def test_a_stage_that_takes_pixels_must_be_given_some(files: dict[str, Path]) -> None:
+    stages = [torch_stage(), Stage("embedded", "fp32", OrtSession(files["embedded"]))]
+    report = verify(stages, [gaussian(INPUT, count=2)])
+    assert report.stage("embedded").problems == ("was not compared: the graph takes pixels, and no sample has any",)
+    assert report.stage("embedded").skipped[0] == "noise: noise 0 (the graph takes pixels, and none give this tensor)"
+    assert report.stage("pytorch").passed
 
 
 def test_the_first_stage_that_departs_is_named_and_later_ones_that_inherit_are_not() -> None:

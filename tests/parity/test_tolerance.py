@@ -153,6 +153,31 @@ def test_one_grossly_wrong_sample_is_not_averaged_away() -> None:
     assert not judge(GrossErrorTolerance(min_headroom_db=0), ref, cand)
 
 
+@pytest.mark.parametrize("size", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("offset", [0.0, 40.0])
+def test_probabilities_pass_and_fail_with_their_logits(size: float, offset: float) -> None:
+    """Whatever the size of the logits, and whatever all of them have in common."""
+    draw = np.random.default_rng(4)
+    ref = draw.standard_normal((200, 10)) * size
+    noise = draw.standard_normal(ref.shape) * size
+    tolerance = LogitTolerance(min_sqnr_db=20, min_agreement=0)
+    for share, passes in ((0.05, True), (0.25, False)):
+        cand = ref + share * noise
+        assert bool(tolerance.judge(compare(ref, cand))) is passes
+        assert bool(tolerance.judge(compare(ref + offset, softmax(cand), probabilities=True))) is passes
+
+
+def test_a_gross_error_of_a_logit_is_one_of_its_probability() -> None:
+    ref = np.random.default_rng(5).standard_normal((50, 10)) * 4
+    gross = GrossErrorTolerance(min_headroom_db=30)
+    for cand, passes in ((ref * 1.005, True), (np.roll(ref, 1, axis=1), False)):
+        metrics = compare(ref, softmax(cand), probabilities=True)
+        verdict = gross.judge(metrics)
+        assert bool(verdict) is passes
+        assert verdict.would_pass is not None
+        assert verdict.would_pass.judge(metrics)
+
+
 def test_probabilities_of_large_logits_are_given_the_room_that_the_softmax_needs() -> None:
     ref = trained(64) * 10
     cand = noisy(ref, 60)  # a fine float stage; its softmax is off by the absolute noise of the logits
@@ -177,7 +202,7 @@ def test_unknown_types_and_precisions_are_named() -> None:
     with pytest.raises(UserError, match="tolerance type 'psychic' is not one of logits, gross-error"):
         Tolerance.from_json({"type": "psychic"})
     with pytest.raises(
-        UserError, match="no tolerances for precision 'int4'; there are some for fp32, fp16, int8, int8-cpu"
+        UserError, match="no tolerances for precision 'int4'; there are some for fp32, fp16, int8, int8-fp16, int8-cpu"
     ):
         tolerances_for("int4")
 

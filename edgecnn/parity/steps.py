@@ -1,0 +1,78 @@
+"""Runs every step of a graph by itself, on inputs that are given to it instead of on what the steps before it made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgecnn.errors import GraphError
+from edgecnn.onnxio import load_ir
+from edgecnn.optional import need
+from edgecnn.parity.samples import Sample
+from edgecnn.parity.trace import Graph, OnnxReader
+from edgecnn.runtime.ort import OrtOptions, OrtSession
+
+__all__ = ["StepReader", "isolated"]
+
+Array = NDArray[Any]
+GIVEN = "/given"
+"""What the name of a graph input ends in that stands for a tensor."""
+
+
+class StepReader:
+    """Reads tensors of a graph in which other tensors are given.
+
+    Args:
+        graph: the graph. ``tensors``: to read.
+        plain: a reader of the same graph, which knows what to feed it.
+    """
+
+    def __init__(self, graph: Graph, tensors: Sequence[str], plain: OnnxReader) -> None:
+        """Hold what to read; the graph is cut at the first :meth:`read`, which brings the types of what is given."""
+        self._path, self._names, self._plain = graph.path, list(tensors), plain
+        self._session: OrtSession | None = None
+
+    def read(self, sample: Sample, given: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once. The same tensors must be given each time, each with the type and shape that it has in the graph."""
+        arrays = {name: self._plain.repeated(name, array) for name, array in given.items()}
+        if self._session is None:
+            self._session = OrtSession(isolated(self._path, arrays, self._names), OrtOptions(optimize="disabled"))
+        feed = self._plain.feed(sample) | {name + GIVEN: array for name, array in arrays.items()}
+        found = self._session.run(feed, self._names)
+        return {name: self._plain.single(name, array) for name, array in found.items()}
+
+    def close(self) -> None:
+        """Release the session."""
+        if self._session is not None:
+            self._session.close()
+
+
+def isolated(path: Path, given: Mapping[str, Array], tensors: Sequence[str]) -> bytes:
+    """Return a model's bytes in which whatever read a ``given`` tensor reads a graph input ``<tensor>/given`` instead.
+
+    Args:
+        path: the model; its weights lie inside the file.
+        given: tensor -> an array of its type and shape.
+        tensors: to make outputs.
+
+    Raises:
+        GraphError: the model has external data.
+    """
+    ir = need("onnx_ir")
+    model = load_ir(path)
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    for name, array in given.items():
+        kind = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        entrance = ir.Value(name=name + GIVEN, shape=ir.Shape(array.shape), type=kind)
+        for use in list(values[name].uses()):
+            use.node.replace_input_with(use.idx, entrance)
+        model.graph.inputs.append(entrance)
+    present = {value.name for value in model.graph.outputs}
+    model.graph.outputs.extend(values[name] for name in tensors if name not in present)
+    try:
+        return bytes(ir.to_proto(model).SerializeToString())
+    except Exception as error:
+        raise GraphError(f"cannot take {path.name} apart: {error}") from error

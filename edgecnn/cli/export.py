@@ -151,8 +151,10 @@ def _print(outcome: Outcome) -> None:
             )
         )
     table(("variant", "MB", "of fp32", "nodes", "time of fp32", "on this machine", "verified"), rows)
-    for note in bundle.warnings():
-        warn(note)
+    for alarm in bundle.alarms():
+        warn(alarm)
+    for note in outcome.notes:
+        console().print(f"note: {note}", markup=False)
     took = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in outcome.seconds.items())
     out = console()
     out.print(f"{bundle.path} ({took})", markup=False)

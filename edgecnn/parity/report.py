@@ -259,7 +259,8 @@ class ParityReport:
         culprit = self.first_departure
         if culprit is None:
             others = [stage.name for stage in self.stages if stage.name != self.reference]
-            yield f"verified: {', '.join(others) or 'nothing else'} agree(s) with {self.reference}"
+            verb = "agree" if len(others) > 1 else "agrees"
+            yield f"verified: {', '.join(others) or 'nothing else'} {verb} with {self.reference}"
         elif culprit.departs:
             what = f" from {culprit.after}" if culprit.after else ""
             yield f"NOT verified: {culprit.name} ({culprit.precision}) is the first stage that departs{what}"

@@ -1,9 +1,10 @@
-"""Calibration: samples (:mod:`.data`), streaming statistics (:mod:`.collect`), range methods and the ranges artefact."""
+"""Calibration: samples (:mod:`.data`), one streaming pass (:mod:`.collect`), statistics, range methods and ranges."""
 
 from edgecnn.calib.data import ArrayFile, ImageFolder, InMemory, Photos, Samples, open_samples
 from edgecnn.calib.histogram import Histogram
 from edgecnn.calib.methods import Entropy, Method, MinMax, Mse, Percentile, parse
-from edgecnn.calib.ranges import Ranges, calibrate
+from edgecnn.calib.ranges import Ranges
+from edgecnn.calib.statistics import Statistics, calibrate, collect_statistics
 
 __all__ = [
     "ArrayFile",
@@ -18,7 +19,9 @@ __all__ = [
     "Photos",
     "Ranges",
     "Samples",
+    "Statistics",
     "calibrate",
+    "collect_statistics",
     "open_samples",
     "parse",
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.onnxio import load_ir, open_model
+from edgecnn.quantize.lint import LintTarget, lint
 from edgecnn.runtime.bundle import Bundle
 
 __all__ = ["inspect_bundle", "inspect_onnx"]
@@ -29,7 +30,7 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
 
 
 def inspect_onnx(path: Path) -> dict[str, Any]:
-    """Return an ONNX file's borders, operators, Q/DQ and metadata, JSON.
+    """Return an ONNX file's borders, operators, Q/DQ with its faults, and metadata, JSON.
 
     Raises:
         UserError: it cannot be read, or has no static ranks.
@@ -45,6 +46,7 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
         and (producer := node.inputs[1].producer()) is not None
         and producer.op_type == "DequantizeLinear"
     )
+    target: LintTarget = "cpu" if graph.metadata_props.get("edgecnn.precision") == "int8-cpu" else "tensorrt"
     weights = [value.const_value for value in graph.graph.initializers.values() if value.const_value is not None]
     return {
         "kind": "onnx",
@@ -57,6 +59,7 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
         "operators": dict(sorted(operators.items())),
         "weighted_layers": operators["Conv"] + operators["Gemm"],
         "int8_layers": quantized,
+        "lint": {"target": target, "findings": [finding.to_json() for finding in lint(graph, target=target)]},
         "weight_bytes": sum(tensor.nbytes for tensor in weights),
         "metadata": dict(graph.metadata_props),
     }

@@ -21,7 +21,7 @@ __all__ = ["main"]
 COMMANDS = {
     "models": "List the models of the zoo and their published weights.",
     "export": "Take a model from PyTorch to a verified bundle.",
-    "quantize": "Quantize an ONNX file to INT8 or FP16.",
+    "quantize": "Quantize an ONNX file to INT8.",
     "verify": "Prove a bundle on this device, without PyTorch.",
     "evaluate": "Accuracy of a bundle's variants on labelled images.",
     "predict": "Classify images with a bundle.",

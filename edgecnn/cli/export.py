@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecnn.cli.options import InputSize, Triple
+from edgecnn.cli.options import InputSize, Triple, quantize_config, quantize_options
 from edgecnn.cli.output import common_options, console, emit, number, progress_bar, table, warn
 
 if TYPE_CHECKING:
@@ -37,9 +37,7 @@ __all__ = ["command"]
 )
 @click.option("--calib", default="photos", metavar="SRC", help="Folder of images, .npz, .npy or 'photos'. [photos]")
 @click.option("--calib-images", type=click.IntRange(min=1), default=128, help="How many at most. [128]")
-@click.option("--method", default="mse", help="mse, minmax, percentile[:P] or entropy. [mse]")
-@click.option("--keep-float", multiple=True, metavar="REGEX", help="Nodes that stay float (repeatable).")
-@click.option("--no-bias-correction", is_flag=True, help="Leave the mean error of weight rounding in.")
+@quantize_options
 @click.option(
     "--deform",
     type=click.Choice(["standard", "gridsample", "plugin"]),
@@ -102,20 +100,14 @@ def _spec(model: str, options: dict[str, Any]) -> ModelSpec:
 
 def _config(options: dict[str, Any]) -> Any:
     """Build the job's configuration."""
-    from edgecnn.calib import parse
     from edgecnn.export import ExportConfig
     from edgecnn.pipeline import PipelineConfig
-    from edgecnn.quantize import QuantizeConfig
 
     return PipelineConfig(
         export=ExportConfig(
             opset=options["opset"], batch=options["batch"], output=options["output"]
         ),
-        quantize=QuantizeConfig(
-            method=parse(options["method"]),
-            keep_float=options["keep_float"],
-            bias_correction=not options["no_bias_correction"],
-        ),
+        quantize=quantize_config(options),
         simplify=not options["no_simplify"],
         use_cache=not options["no_cache"],
         **{

@@ -43,6 +43,11 @@ def _print_onnx(found: dict[str, Any]) -> None:
     out.print(f"opset {found['opset']}, {found['nodes']} nodes, {megabytes} MB of weights")
     out.print(f"{found['int8_layers']} of {found['weighted_layers']} convolutions and Gemms in INT8")
     table(("operator", "nodes"), [(name, str(count)) for name, count in found["operators"].items()])
+    faults, target = found["lint"]["findings"], found["lint"]["target"]
+    if faults:
+        table(("node", "fault", f"for {target}"), [(item["node"], item["kind"], item["text"]) for item in faults])
+    elif found["int8_layers"]:
+        out.print(f"Q/DQ without fault for {target}")
 
 
 def _print_borders(graph: dict[str, Any]) -> None:

@@ -2,9 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import click
 
-__all__ = ["InputSize", "Triple"]
+if TYPE_CHECKING:
+    from edgecnn.quantize import QuantizeConfig
+
+__all__ = ["InputSize", "Triple", "quantize_config", "quantize_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+LAYERS = {
+    "first_layer": "The convolution that reads the image.",
+    "last_layer": "The classifier; its logits are float in any case.",
+    "depthwise": "Depthwise convolutions.",
+}
+
+
+def quantize_options(command: F) -> F:
+    """Add the options of :class:`~edgecnn.quantize.QuantizeConfig`, which :func:`quantize_config` reads."""
+    options = [
+        click.option("--method", default="mse", help="mse, minmax, percentile[:P] or entropy. [mse]"),
+        click.option("--keep-float", multiple=True, metavar="REGEX", help="Nodes that stay float (repeatable)."),
+        click.option("--no-bias-correction", is_flag=True, help="Leave the mean error of weight rounding in."),
+        *(
+            click.option(
+                f"--{name.replace('_', '-')}",
+                type=click.Choice(["int8", "float"]),
+                default="int8",
+                help=f"{text} [int8]",
+            )
+            for name, text in LAYERS.items()
+        ),
+        click.option(
+            "--concat",
+            type=click.Choice(["separate", "shared"]),
+            default="separate",
+            help="Scales of what a concatenation joins; shared saves engines a rescaling. [separate]",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def quantize_config(options: dict[str, Any], scheme: str = "int8") -> QuantizeConfig:
+    """Build the quantizer's configuration. Raises SpecError."""
+    from edgecnn.calib import parse
+    from edgecnn.quantize import QuantizeConfig
+
+    return QuantizeConfig(
+        scheme=scheme,  # type: ignore[arg-type]
+        method=parse(options["method"]),
+        keep_float=options["keep_float"],
+        bias_correction=not options["no_bias_correction"],
+        concat=options["concat"],
+        **{name: options[name] == "int8" for name in LAYERS},
+    )
 
 
 class InputSize(click.ParamType):  # type: ignore[type-arg]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecnn.cli.options import InputSize, Triple
+from edgecnn.cli.options import InputSize, Triple, quantize_config, quantize_options
 from edgecnn.cli.output import common_options, console, emit, progress_bar
 
 if TYPE_CHECKING:
@@ -24,48 +24,28 @@ __all__ = ["command"]
 @click.option("--calib", required=True, metavar="SRC", help="Folder of images, .npz, .npy or 'photos'.")
 @click.option("--calib-images", type=click.IntRange(min=1), default=128, help="How many at most. [128]")
 @click.option("--scheme", type=click.Choice(["int8", "int8-cpu"]), default="int8", help="For TensorRT or a CPU. [int8]")
-@click.option("--method", default="mse", help="mse, minmax, percentile[:P] or entropy. [mse]")
-@click.option("--keep-float", multiple=True, metavar="REGEX", help="Nodes that stay float (repeatable).")
-@click.option("--no-bias-correction", is_flag=True, help="Leave the mean error of weight rounding in.")
+@quantize_options
 @click.option("--mean", type=Triple(), help="[the file's own, else ImageNet's]")
 @click.option("--std", type=Triple(), help="[the file's own, else ImageNet's]")
 @click.option("--input-size", type=InputSize(), help="Where the file leaves it open.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @common_options
-def command(
-    onnx: Path,
-    out: Path,
-    calib: str,
-    calib_images: int,
-    scheme: str,
-    method: str,
-    keep_float: tuple[str, ...],
-    no_bias_correction: bool,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    input_size: tuple[int, int, int] | None,
-    force: bool,
-    as_json: bool,
-) -> None:
+def command(onnx: Path, out: Path, force: bool, as_json: bool, **options: Any) -> None:
     """Quantize an ONNX file to INT8 with explicit Q/DQ."""
     from edgecnn.artifacts import cache_dir
-    from edgecnn.calib import open_samples, parse
+    from edgecnn.calib import open_samples
     from edgecnn.errors import OutputError
     from edgecnn.onnxio import open_model
-    from edgecnn.quantize import QuantizeConfig, quantize
+    from edgecnn.quantize import quantize
 
     if out.exists() and not force:
         raise OutputError(f"{out} exists already: choose another file, or replace it with --force")
     if not out.parent.is_dir():
         raise OutputError(f"cannot write {out}: {out.parent} is not a folder")
     model = open_model(onnx)
-    config = QuantizeConfig(
-        scheme=scheme,  # type: ignore[arg-type]
-        method=parse(method),
-        keep_float=keep_float,
-        bias_correction=not no_bias_correction,
-    )
-    samples = open_samples(calib, _preprocess(model, mean, std, input_size), calib_images, model.inputs[0].name)
+    config = quantize_config(options, options["scheme"])
+    preprocess = _preprocess(model, options["mean"], options["std"], options["input_size"])
+    samples = open_samples(options["calib"], preprocess, options["calib_images"], model.inputs[0].name)
     with progress_bar(as_json) as progress:
         result = quantize(model, samples, config, to=out, cache=cache_dir() / "calibration", progress=progress)
     placement = result.placement.to_json()

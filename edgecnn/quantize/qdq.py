@@ -49,9 +49,9 @@ def insert(
     Args:
         model: float graph.
         placement: of this graph.
-        ranges: (low, high) of each of the placement's tensors.
+        ranges: (low, high) of each of the placement's measured tensors.
         config: scheme.
-        means: channel means of convolution inputs, for bias correction; empty leaves it out.
+        means: channel means of what quantized weights meet, for bias correction; empty leaves it out.
     """
     writer = _Writer(model, ranges, config, placement)
     nodes = {str(node.name): node for node in model.graph}
@@ -81,10 +81,11 @@ class _Writer:
         for node in model.graph:
             self.values.update({str(value.name): value for value in node.outputs})
         self.tensors = placement.tensors
-        self.scales = {
-            name: activation_scale(*ranges[placement.same_range.get(name, name)], symmetric=self.symmetric)
-            for name in placement.tensors
-        }
+        widest = dict(ranges)
+        for group in placement.shared:
+            pairs = [ranges[name] for name in group if name in ranges]
+            widest |= dict.fromkeys(group, (min(low for low, _ in pairs), max(high for _, high in pairs)))
+        self.scales = {name: activation_scale(*widest[name], symmetric=self.symmetric) for name in self.tensors}
         self.dequantized: dict[str, ir.Value] = {}
 
     def feed(self, node: ir.Node, decision: Decision) -> None:

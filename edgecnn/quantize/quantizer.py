@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgecnn.artifacts import Lineage, OnnxModel
 from edgecnn.calib.data import Samples
-from edgecnn.calib.ranges import Ranges, calibrate
-from edgecnn.errors import GraphError
+from edgecnn.calib.ranges import Ranges
+from edgecnn.calib.statistics import Statistics, collect_statistics
+from edgecnn.errors import GraphError, SpecError
 from edgecnn.onnxio import load_ir, save_ir
 from edgecnn.progress import Progress, silent
 from edgecnn.quantize.config import QuantizeConfig
 from edgecnn.quantize.rules import Placement, plan
 
-__all__ = ["QuantizeResult", "quantize"]
+__all__ = ["QuantizeResult", "quantize", "statistics_for"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +28,47 @@ class QuantizeResult:
     ranges: Ranges
 
 
+def statistics_for(
+    model: OnnxModel,
+    samples: Samples,
+    configs: Iterable[QuantizeConfig],
+    *,
+    cache: Path | None = None,
+    threads: int = 0,
+    progress: Progress = silent,
+) -> Statistics:
+    """Collect what several quantizations of one model need, in one pass over the samples.
+
+    Args:
+        model: as of :func:`quantize`.
+        samples: for the ranges.
+        configs: of the quantizations to come.
+        cache: folder of content-keyed statistics; None collects anew.
+        threads: cores to use; 0 uses all.
+        progress: told about samples.
+
+    Raises:
+        GraphError: quantized already, or nothing to quantize.
+        DataError: unusable samples. SpecError: a keep_float pattern finds nothing.
+    """
+    graph = load_ir(model.path)
+    tensors: set[str] = set()
+    means: set[str] = set()
+    for config in configs:
+        placement = plan(graph, config)
+        tensors.update(placement.measured)
+        if config.bias_correction:
+            means.update(placement.weight_inputs)
+    return collect_statistics(model, samples, tensors, means, cache=cache, threads=threads, progress=progress)
+
+
 def quantize(
     model: OnnxModel,
     samples: Samples,
     config: QuantizeConfig | None = None,
     *,
     to: Path,
+    statistics: Statistics | None = None,
     cache: Path | None = None,
     threads: int = 0,
     progress: Progress = silent,
@@ -40,40 +77,32 @@ def quantize(
 
     Args:
         model: float32, opset 13 or newer (per-channel QuantizeLinear).
-        samples: for the ranges.
-        config: scheme, method, exceptions.
+        samples: for the ranges; not read where ``statistics`` are given.
+        config: scheme, method, placement, exceptions.
         to: the file to write.
-        cache: folder of the content-keyed ranges; None calibrates anew.
-        threads: of onnxruntime while calibrating.
+        statistics: of :func:`statistics_for`, so that several quantizations share one pass; None collects them.
+        cache: folder of content-keyed statistics; None collects anew.
+        threads: cores to use while calibrating; 0 uses all.
+        progress: told about samples.
 
     Raises:
         GraphError: quantized already, too old an opset, or nothing to quantize.
-        DataError: unusable samples. SpecError: a keep_float pattern finds nothing.
+        DataError: unusable samples, or statistics of another placement.
+        SpecError: a keep_float pattern finds nothing, or statistics of another model.
     """
-    from edgecnn.calib.collect import channel_means
     from edgecnn.quantize.qdq import insert
 
     config = config or QuantizeConfig()
     if model.opset < 13:
         raise GraphError(f"{model.path.name} has opset {model.opset}; per-channel INT8 needs 13: export it again")
+    if statistics is not None and statistics.hashes["model"] != model.sha256:
+        raise SpecError(f"these statistics are of another model than {model.path.name}: collect them for this one")
     graph = load_ir(model.path)
     placement = plan(graph, config)
-    ranges = calibrate(
-        model,
-        samples,
-        placement.tensors,
-        config.method,
-        symmetric=config.symmetric,
-        cache=cache,
-        threads=threads,
-        progress=progress,
-    )
-    means = {}
-    if config.bias_correction:
-        inputs = {value.name for value in graph.graph.inputs}
-        nodes = {node.name: node for node in graph.graph}
-        sources = {str(nodes[d.node].inputs[0].name) for d in placement.decisions if d.weight}  # type: ignore[union-attr]
-        means = channel_means(model.path, samples, sorted(sources - inputs), threads=threads)
+    if statistics is None:
+        statistics = statistics_for(model, samples, [config], cache=cache, threads=threads, progress=progress)
+    ranges = statistics.ranges(placement.measured, config.method, symmetric=config.symmetric)
+    means = statistics.means_of(placement.weight_inputs) if config.bias_correction else {}
     insert(graph, placement, ranges.tensors, config, means)
     graph.graph.sort()
     graph.metadata_props["edgecnn.precision"] = config.scheme

@@ -1,25 +1,26 @@
-"""Which tensors get Q/DQ, and why: one decision for each node that does arithmetic."""
+"""Which nodes compute in INT8, and why: one decision for each node that does arithmetic."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.errors import GraphError, SpecError
 from edgecnn.quantize.config import QuantizeConfig
+from edgecnn.quantize.sharing import shared_ranges
+from edgecnn.quantize.structure import ACTIVATIONS, Structure, steers_deformation
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["Decision", "Placement", "plan"]
 
-ACTIVATIONS = frozenset({"Relu", "Clip"})
-"""What a quantized range absorbs."""
-
-GLOBAL_POOLS = frozenset({"ReduceMean", "GlobalAveragePool"})
 SILENT = frozenset({"Reshape", "Flatten", "Identity", "Constant", "Transpose", "Shape", "Squeeze", "Unsqueeze"})
 """Operators without arithmetic: no decision is recorded."""
+
+POOLS = ("MaxPool", "AveragePool")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +59,22 @@ class Placement:
     Attributes:
         decisions: in graph order.
         tensors: activations that get Q/DQ, in graph order.
-        same_range: tensor -> the tensor whose range it takes (a max pool only passes values on).
+        shared: groups of tensors that have one scale: what a max pool reads and gives, and with ``concat="shared"`` the inputs and
+            the output of a concatenation. The scale covers the widest range of the ``measured`` ones among them.
+        unmeasured: tensors that take the range of their group and need none of their own: a max pool only passes values on.
+        weight_inputs: the activations that quantized weights meet, in graph order.
     """
 
     decisions: tuple[Decision, ...]
     tensors: tuple[str, ...]
-    same_range: dict[str, str]
+    shared: tuple[tuple[str, ...], ...]
+    unmeasured: frozenset[str]
+    weight_inputs: tuple[str, ...]
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The tensors whose ranges are needed."""
+        return tuple(name for name in self.tensors if name not in self.unmeasured)
 
     def to_json(self) -> dict[str, Any]:
         """Return counts, and every decision with its reason."""
@@ -90,45 +101,47 @@ def plan(model: ir.Model, config: QuantizeConfig) -> Placement:
     """
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph):
         raise GraphError("this graph holds QuantizeLinear already: quantize the float model it was made from")
-    graph = _Graph(model, config)
-    decisions = tuple(graph.decide(node) for node in model.graph if node.op_type not in SILENT)
+    structure = Structure(model)
+    rules = _Rules(structure, config)
+    decisions = tuple(rules.decide(node) for node in model.graph if node.op_type not in SILENT)
     if not any(decision.weight for decision in decisions):
         raise GraphError("nothing to quantize: the graph has no convolution or Gemm with constant weights left to INT8")
+    if config.symmetric:
+        if config.concat == "shared":
+            decisions = _integer_concats(structure, decisions, rules.kept)
+        decisions = _integer_pools(structure, decisions, rules.kept)
+    tensors = _tensors(structure, decisions)
+    shared, unmeasured = shared_ranges(structure, decisions, tensors, concat=config.concat == "shared")
+    sources = (structure.input_name(d.node, 0) for d in decisions if d.weight)
     return Placement(
         decisions=decisions,
-        tensors=graph.tensors(decisions),
-        same_range=graph.same_range if not config.symmetric else {},
+        tensors=tensors,
+        shared=shared,
+        unmeasured=unmeasured,
+        weight_inputs=tuple(dict.fromkeys(sources)),
     )
 
 
-class _Graph:
-    """What the rules ask about a graph."""
+class _Rules:
+    """Decides for one node at a time."""
 
-    def __init__(self, model: ir.Model, config: QuantizeConfig) -> None:
-        """Read the graph once."""
-        self.model, self.config = model, config
-        self.nodes = {str(node.name): node for node in model.graph}
-        self.outputs = {id(value) for value in model.graph.outputs}
-        self.depth: dict[int, int] = {}
-        self.pooled: set[int] = set()
-        self.same_range: dict[str, str] = {}
-        for node in model.graph:
-            given = [value for value in node.inputs if value is not None and value.const_value is None]
-            depth = 1 + max((self.depth.get(id(value), 0) for value in given), default=0)
-            pooled = node.op_type in GLOBAL_POOLS or (bool(given) and all(id(value) in self.pooled for value in given))
-            for value in node.outputs:
-                self.depth[id(value)] = depth
-                if pooled:
-                    self.pooled.add(id(value))
-        self.kept = self._kept(config.keep_float)
+    def __init__(self, structure: Structure, config: QuantizeConfig) -> None:
+        """Find the nodes that the user keeps float."""
+        self.structure, self.config = structure, config
+        self.kept = dict.fromkeys(self._found(config.keep_float), "kept float as asked")
+        if not config.first_layer:
+            self.kept |= dict.fromkeys(structure.first, "reads the image: kept float as asked")
+        if not config.last_layer:
+            self.kept |= dict.fromkeys(structure.last, "the classifier: kept float as asked")
 
-    def _kept(self, patterns: tuple[str, ...]) -> set[str]:
-        """Return the nodes that the user keeps float."""
+    def _found(self, patterns: tuple[str, ...]) -> set[str]:
+        """Return the nodes that patterns find."""
+        nodes = self.structure.nodes
         kept: set[str] = set()
         for pattern in patterns:
-            found = {name for name in self.nodes if re.search(pattern, name)}
+            found = {name for name in nodes if re.search(pattern, name)}
             if not found:
-                some = ", ".join(name for name, node in self.nodes.items() if node.op_type == "Conv")[:200]
+                some = ", ".join(name for name, node in nodes.items() if node.op_type == "Conv")[:200]
                 raise SpecError(f"keep_float {pattern!r} finds no node; convolutions are {some} ...")
             kept |= found
         return kept
@@ -136,121 +149,118 @@ class _Graph:
     def decide(self, node: ir.Node) -> Decision:
         """Apply the rules to one node."""
         if node.name in self.kept:
-            return self._float(node, "kept float as asked")
+            return _float(node, self.kept[node.name])
         if node.op_type in ("Conv", "Gemm"):
             return self._weighted(node)
-        if node.op_type == "Add" and self._is_residual(node):
+        if node.op_type == "Add" and self.structure.is_residual(node):
             return self._residual(node)
-        if node.op_type in ("MaxPool", "Concat", "AveragePool") and not self.config.symmetric:
+        if node.op_type in (*POOLS, "Concat") and not self.config.symmetric:
             return self._integer_shape_op(node)
-        if node.op_type == "MaxPool":
-            return self._float(node, "follows its producer: the convolutions behind it quantize its output")
         if node.op_type in ACTIVATIONS:
-            return self._float(
+            return _float(
                 node, "runs in its producer's epilogue: nothing stands between a convolution and its activation"
             )
-        return self._float(node, FLOAT_REASONS.get(node.op_type, "no INT8 rule for this operator"))
-
-    def tensors(self, decisions: tuple[Decision, ...]) -> tuple[str, ...]:
-        """Return the activations that the decisions quantize."""
-        found: dict[str, None] = {}
-        for decision in decisions:
-            node = self.nodes[decision.node]
-            for index in decision.inputs:
-                value = node.inputs[index]
-                assert value is not None
-                found[str(value.name)] = None
-            if decision.output:
-                end = self._end(node)
-                if id(end) not in self.outputs:
-                    found[str(end.name)] = None
-                    if node.op_type == "MaxPool":
-                        self.same_range[str(end.name)] = str(node.inputs[0].name)  # type: ignore[union-attr]
-        return tuple(found)
+        return _float(node, FLOAT_REASONS.get(node.op_type, "no INT8 rule for this operator"))
 
     def _weighted(self, node: ir.Node) -> Decision:
         """Decide for a convolution or a fully connected layer."""
         weight = node.inputs[1]
         if weight is None or weight.const_value is None:
-            return self._float(node, "its weight is not constant")
-        if node.op_type == "Conv" and id(node.inputs[0]) in self.pooled:
-            return self._float(
-                node, "squeeze-excite branch: a gate of 1x1 maps costs nothing in float and much in INT8"
-            )
-        if self._steers_deformation(node):
-            return self._float(node, "offsets and masks of a deformable convolution are coordinates: 8 bits move them")
-        what = "depthwise convolution" if self._is_depthwise(node) else node.op_type
+            return _float(node, "its weight is not constant")
+        if node.op_type == "Conv" and self.structure.is_pooled(node.inputs[0]):
+            return _float(node, "squeeze-excite branch: a gate of 1x1 maps costs nothing in float and much in INT8")
+        if steers_deformation(node):
+            return _float(node, "offsets and masks of a deformable convolution are coordinates: 8 bits move them")
+        depthwise = self.structure.is_depthwise(node)
+        if depthwise and not self.config.depthwise:
+            return _float(node, "depthwise convolution: kept float as asked")
+        what = "depthwise convolution" if depthwise else node.op_type
         if self.config.symmetric:
-            return self._int8(node, (0,), f"{what}: input per tensor, weight per channel, bias float")
-        return self._int8(
-            node, (0,), f"{what}: uint8 input and output, int8 weight per channel, int32 bias", output=True
-        )
+            return _int8(node, (0,), f"{what}: input per tensor, weight per channel, bias float", weight=True)
+        last = id(self.structure.end(node)) in self.structure.outputs
+        given = "uint8 input, float output" if last else "uint8 input and output"
+        reason = f"{what}: {given}, int8 weight per channel, int32 bias"
+        return _int8(node, (0,), reason, weight=True, output=True)
 
     def _residual(self, node: ir.Node) -> Decision:
         """Quantize the shortcut of a residual addition; on the CPU both inputs, so that the addition is integer."""
         if not self.config.symmetric:
-            return self._int8(node, (0, 1), "residual addition in the integer domain", weight=False, output=True)
-        depths = [self.depth.get(id(value), 0) for value in node.inputs]
-        shortcut = 0 if depths[0] < depths[1] else 1
-        return self._int8(
-            node, (shortcut,), f"residual addition: only the shortcut (input {shortcut}) is quantized", weight=False
-        )
+            return _int8(node, (0, 1), "residual addition in the integer domain", output=True)
+        shortcut = self.structure.shortcut(node)
+        return _int8(node, (shortcut,), f"residual addition: only the shortcut (input {shortcut}) is quantized")
 
     def _integer_shape_op(self, node: ir.Node) -> Decision:
         """Keep pools and concats in the integer domain."""
-        if any(id(value) in self.pooled for value in node.inputs):
-            return self._float(node, "works on pooled 1x1 maps")
-        positions = tuple(range(len(node.inputs)))
-        return self._int8(node, positions, f"{node.op_type} in the integer domain", weight=False, output=True)
+        if any(self.structure.is_pooled(value) for value in node.inputs):
+            return _float(node, "works on pooled 1x1 maps")
+        return _int8(node, tuple(range(len(node.inputs))), f"{node.op_type} in the integer domain", output=True)
 
-    def _is_residual(self, node: ir.Node) -> bool:
-        """Whether both addends are activations of feature maps."""
-        return all(
-            value is not None and value.const_value is None and id(value) not in self.pooled for value in node.inputs
-        )
 
-    def _is_depthwise(self, node: ir.Node) -> bool:
-        """Whether each channel has its own filter."""
-        weight = node.inputs[1]
-        return node.op_type == "Conv" and weight is not None and weight.shape is not None and weight.shape[1] == 1
+def _integer_concats(
+    structure: Structure, decisions: tuple[Decision, ...], kept: Container[str]
+) -> tuple[Decision, ...]:
+    """Quantize the inputs of concatenations whose output is quantized, directly or behind a pool."""
+    tensors = set(_tensors(structure, decisions))
 
-    def _steers_deformation(self, node: ir.Node) -> bool:
-        """Whether a node's output reaches an offset or a mask of a deformable convolution without another convolution."""
-        seen, queue = set(), list(node.outputs)
-        while queue:
-            value = queue.pop()
-            for use in value.uses():
-                if "Deform" in use.node.op_type and use.idx in (1, 2, 4) and use.node.inputs[use.idx] is value:
-                    return True
-                if id(use.node) not in seen and use.node.op_type not in ("Conv", "DeformConv", "Add", "Gemm"):
-                    seen.add(id(use.node))
-                    queue.extend(use.node.outputs)
-        return False
+    def change(decision: Decision) -> Decision:
+        node = structure.nodes[decision.node]
+        if decision.op != "Concat" or decision.node in kept or not structure.read_as(node.outputs[0], tensors):
+            return decision
+        return _int8(node, tuple(range(len(node.inputs))), "one scale for all inputs and the output: copied as INT8")
 
-    def _end(self, node: ir.Node) -> ir.Value:
-        """Return the node's output, behind its activation if that is its only reader."""
-        value: ir.Value = node.outputs[0]
-        uses = list(value.uses())
-        if len(uses) == 1 and uses[0].node.op_type in ACTIVATIONS and id(value) not in self.outputs:
-            return uses[0].node.outputs[0]
-        return value
+    # From the last one: a concatenation's inputs are outputs of earlier ones.
+    changed = []
+    for decision in reversed(decisions):
+        changed.append(change(decision))
+        tensors.update(structure.input_name(decision.node, index) for index in changed[-1].inputs)
+    return tuple(reversed(changed))
 
-    @staticmethod
-    def _float(node: ir.Node, reason: str) -> Decision:
-        """Return a decision for float."""
-        return Decision(node=str(node.name), op=node.op_type, inputs=(), weight=False, output=False, reason=reason)
 
-    @staticmethod
-    def _int8(
-        node: ir.Node, inputs: tuple[int, ...], reason: str, *, weight: bool = True, output: bool = False
-    ) -> Decision:
-        """Return a decision for INT8."""
-        return Decision(
-            node=str(node.name), op=node.op_type, inputs=inputs, weight=weight, output=output, reason=reason
-        )
+def _integer_pools(structure: Structure, decisions: tuple[Decision, ...], kept: Container[str]) -> tuple[Decision, ...]:
+    """Let pools between two quantized tensors read the quantized one.
+
+    Otherwise their input would have to exist twice, in INT8 for its other readers and in float for the pool.
+    """
+    tensors = set(_tensors(structure, decisions))
+
+    def change(decision: Decision) -> Decision:
+        node = structure.nodes[decision.node]
+        if decision.op not in POOLS or decision.node in kept:
+            return decision
+        if not {structure.input_name(decision.node, 0), str(node.outputs[0].name)} <= tensors:
+            return decision
+        return _int8(node, (0,), "its input and its output are INT8 for others: nothing is kept in float for it")
+
+    return tuple(change(decision) for decision in decisions)
+
+
+def _tensors(structure: Structure, decisions: tuple[Decision, ...]) -> tuple[str, ...]:
+    """Return the activations that the decisions quantize."""
+    found: dict[str, None] = {}
+    for decision in decisions:
+        for index in decision.inputs:
+            found[structure.input_name(decision.node, index)] = None
+        if decision.output:
+            end = structure.end(structure.nodes[decision.node])
+            if id(end) not in structure.outputs:
+                found[str(end.name)] = None
+    return tuple(found)
+
+
+def _float(node: ir.Node, reason: str) -> Decision:
+    """Return a decision for float."""
+    return Decision(node=str(node.name), op=node.op_type, inputs=(), weight=False, output=False, reason=reason)
+
+
+def _int8(
+    node: ir.Node, inputs: tuple[int, ...], reason: str, *, weight: bool = False, output: bool = False
+) -> Decision:
+    """Return a decision for INT8."""
+    return Decision(node=str(node.name), op=node.op_type, inputs=inputs, weight=weight, output=output, reason=reason)
 
 
 FLOAT_REASONS = {
+    "MaxPool": "follows its producer: the convolutions behind it quantize its output",
     "Concat": "only moves values: the convolutions behind it quantize its output",
     "AveragePool": "averages in float: the convolutions behind it quantize its output",
     "ReduceMean": "the mean over a map is taken in float",
@@ -259,7 +269,7 @@ FLOAT_REASONS = {
     "HardSigmoid": "part of hard-swish or of a gate: quantized after the multiplication only",
     "HardSwish": "an activation: quantized behind it only",
     "Mul": "SiLU or a gate: the convolutions behind it quantize its output",
-    "BatchNormalization": "pre-activation normalisation: quantized behind its ReLU only",
+    "BatchNormalization": "a normalisation that no convolution absorbs: quantized behind its activation only",
     "DeformConv": "no engine computes it in INT8",
     "Add": "adds a constant",
 }

@@ -118,6 +118,8 @@ class _Writer:
             self._correct_bias(node, error, means[source], axis)
         name = f"{node.name}.weight"
         inputs = [self._constant(f"{name}_quantized", integers), self._constant(f"{name}_scale", scale)]
+        if not self.symmetric:  # zeros change nothing, but without them onnxruntime leaves a Gemm in float
+            inputs.append(self._constant(f"{name}_zero_point", np.zeros(scale.shape, dtype=np.int8)))
         node.replace_input_with(1, self._node(node, "DequantizeLinear", inputs, f"{name}_dequantized", axis))
         if not self.symmetric and len(node.inputs) > 2 and node.inputs[2] is not None:
             self._integer_bias(node, self.scales[source][0] * scale)

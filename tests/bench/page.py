@@ -57,8 +57,14 @@ def latency() -> str:
     if None in found.values():
         return MISSING
     variants = list(found["resnet50"])
-    rows = [[v, *(f"{row[v]['ratio']:.2f} ± {row[v]['spread']:.2f}" for row in found.values())] for v in variants]
+    rows = [[variant, *(share(row, variant) for row in found.values())] for variant in variants]
     return grid(["time of fp32", "ResNet-50", "EfficientNet-Lite0"], rows)
+
+
+def share(row: Any, variant: str) -> str:
+    """Return a candidate's time as a share of fp32's: the median of the rounds, its spread, and that of the fastest runs."""
+    own = row[variant]
+    return f"{own['ratio']:.2f} ± {own['spread']:.2f} ({own['min_ms'] / row['fp32']['min_ms']:.2f})"
 
 
 def cost() -> str:
@@ -122,7 +128,8 @@ min-max ranges, per-channel weights: S8S8 symmetric, U8S8 with zero points.
 
 ## Latency
 
-Batch 1, 2 threads, onnxruntime on the CPU. ResNet-50 has untrained weights, whose values do not change the time of its kernels.
+Batch 1, 2 threads, onnxruntime on the CPU; in brackets the ratio of the fastest runs, which neighbours on
+the machine disturb least. ResNet-50 has untrained weights, whose values do not change the time of its kernels.
 
 {latency}
 `int8` is not meant for these kernels: engines are built from it.

@@ -120,6 +120,7 @@ def test_the_cpu_graph_runs_in_integer_kernels(model: OnnxModel, samples: InMemo
     operators = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert operators.count("QLinearConv") == 3
     assert operators.count("QLinearAdd") == 1
+    assert operators.count("QGemm") == 1
 
 
 def test_a_float_island_keeps_its_accuracy(model: OnnxModel, samples: InMemory, tmp_path: Path) -> None:

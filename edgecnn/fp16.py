@@ -44,7 +44,7 @@ from edgecnn.fp16_rules import (
     scale_fits,
     slots_of,
 )
-from edgecnn.onnxio import load_ir, save_ir
+from edgecnn.onnxio import add_initializer, load_ir, save_ir
 from edgecnn.optional import need
 from edgecnn.progress import Progress, silent
 
@@ -293,17 +293,10 @@ class _Converter:
             array = rounded_scale(array)  # in FP32 uses too: a Q and its DQ share one scale
         array = array.astype(np.float16 if half else np.float32)
         if half and False in wanted:
-            return self._initializer(f"{name}_fp16", array)
+            return add_initializer(self.graph, f"{name}_fp16", array)
         value.const_value = self.ir.tensor(array, name=name)
         value.dtype = value.const_value.dtype
         return value
-
-    def _initializer(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """Add an initializer."""
-        tensor = self.ir.tensor(array, name=name)
-        value = self.ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=self.ir.TensorType(tensor.dtype))
-        self.graph.register_initializer(value)
-        return value  # type: ignore[no-any-return]
 
     def _twin(self, node: ir.Node) -> ir.Value:
         """Return the FP32 output of a second DequantizeLinear beside an FP16 one."""

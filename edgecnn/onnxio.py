@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from edgecnn.artifacts import Lineage, OnnxModel, atomic_file, sha256_file
 from edgecnn.errors import GraphError, OutputError, UserError
 from edgecnn.optional import need
@@ -15,7 +17,16 @@ from edgecnn.spec import Dim, TensorSpec
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["EXTERNAL_DATA_THRESHOLD", "data_path", "expose", "load_ir", "open_model", "read_metadata", "save_ir"]
+__all__ = [
+    "EXTERNAL_DATA_THRESHOLD",
+    "add_initializer",
+    "data_path",
+    "expose",
+    "load_ir",
+    "open_model",
+    "read_metadata",
+    "save_ir",
+]
 
 EXTERNAL_DATA_THRESHOLD = 1_900_000_000
 """Bytes of initializers from which weights go into ``<file>.data``: protobuf cannot hold 2 GiB or more."""
@@ -168,6 +179,15 @@ def expose(path: Path, tensors: Sequence[str]) -> bytes:
         return bytes(ir.to_proto(model).SerializeToString())
     except Exception as error:
         raise GraphError(f"cannot expose tensors of {path.name}: {_one_line(error)}") from error
+
+
+def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    """Give a graph a new constant and return it; no other value of the graph has that name."""
+    ir = need("onnx_ir")
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+    graph.register_initializer(value)
+    return value  # type: ignore[no-any-return]
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:

@@ -30,7 +30,6 @@ ALLOWED_SIBLINGS = {
     ("spec", "errors"),
     ("simplify", "passes"),  # simplify runs the passes
     ("testing", "parity"),  # assert_parity is parity for pytest
-    ("fp16", "passes"),
 }
 
 ROOMS = {

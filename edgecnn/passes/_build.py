@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.onnxio import add_initializer
 from edgecnn.optional import need
 
 if TYPE_CHECKING:
@@ -38,12 +39,7 @@ class Builder:
 
     def constant(self, what: str, array: NDArray[Any]) -> ir.Value:
         """Return a new initializer."""
-        tensor = self._ir.tensor(array, name=f"{self._name}.{what}")
-        value: ir.Value = self._ir.Value(
-            name=tensor.name, const_value=tensor, shape=tensor.shape, type=self._ir.TensorType(tensor.dtype)
-        )
-        self._graph.register_initializer(value)
-        return value
+        return add_initializer(self._graph, f"{self._name}.{what}", array)
 
     def node(self, what: str, operator: str, inputs: Sequence[ir.Value | None], **attributes: Any) -> ir.Value:
         """Add a node of the default domain and return its output."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from edgecnn.onnxio import add_initializer
 from edgecnn.optional import need
 
 if TYPE_CHECKING:
@@ -49,10 +50,7 @@ def set_constant(node: ir.Node, index: int, array: NDArray[Any], role: str) -> N
         return
     graph = node.graph
     assert graph is not None
-    name = _unused(graph, f"{node.name}.{role}")
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
-    graph.register_initializer(value)
+    value = add_initializer(graph, _unused(graph, f"{node.name}.{role}"), array)
     if index >= len(node.inputs):
         node.resize_inputs(index + 1)
     node.replace_input_with(index, value)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.onnxio import add_initializer
 from edgecnn.optional import need
 from edgecnn.passes._base import Pass
 from edgecnn.passes._graph import constant
@@ -54,7 +55,7 @@ class FoldConstants(Pass):
 
 def _fold(node: ir.Node, opset: int) -> None:
     """Replace one node by its results if they are constant."""
-    ir, graph = need("onnx_ir"), node.graph
+    graph = node.graph
     given = {str(value.name): constant(value) for value in node.inputs if value is not None}
     arrays = {name: array for name, array in given.items() if array is not None}
     if not given or len(arrays) != len(given) or any(value.is_graph_output() for value in node.outputs):
@@ -64,10 +65,7 @@ def _fold(node: ir.Node, opset: int) -> None:
         return
     assert graph is not None
     for output in [value for value in node.outputs if value.name]:
-        tensor = ir.tensor(results[str(output.name)], name=output.name)
-        value = ir.Value(name=output.name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
-        graph.register_initializer(value)
-        output.replace_all_uses_with(value)
+        output.replace_all_uses_with(add_initializer(graph, str(output.name), results[str(output.name)]))
     graph.remove(node, safe=True)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.onnxio import add_initializer
 from edgecnn.optional import need
 from edgecnn.quantize.config import QuantizeConfig
 from edgecnn.quantize.rules import Decision, Placement
@@ -191,10 +192,7 @@ class _Writer:
         """Add an initializer, or return the one of that name."""
         if name in self.graph.initializers:
             return self.graph.initializers[name]
-        tensor = self.ir.tensor(array, name=name)
-        value = self.ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=self.ir.TensorType(tensor.dtype))
-        self.graph.initializers[name] = value
-        return value  # type: ignore[no-any-return]
+        return add_initializer(self.graph, name, array)
 
 
 def _attribute(node: ir.Node, name: str) -> int:

@@ -84,13 +84,6 @@ class Placement:
             "decisions": [decision.to_json() for decision in self.decisions],
         }
 
-    def to_text(self) -> str:
-        """Return one line a decision, for goldens and people."""
-        return "".join(
-            f"{d.node}  {'int8 ' + str(list(d.inputs)) if d.quantized else 'float'}  {d.reason}\n"
-            for d in self.decisions
-        )
-
 
 def plan(model: ir.Model, config: QuantizeConfig) -> Placement:
     """Decide for every node of a float graph.

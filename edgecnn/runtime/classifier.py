@@ -49,7 +49,7 @@ class Classifier:
     Example::
 
         with Classifier("efficientnet_lite0-int8") as classify:
-            print(classify("cat.jpg")[0])  # Egyptian cat 0.82
+            print(classify("cat.jpg")[0])  # a Prediction: index, label, probability
 
     Args:
         bundle: a bundle's folder, or an opened :class:`~edgecnn.runtime.bundle.Bundle`.

@@ -48,6 +48,8 @@ def main() -> None:
     """Write the page; a model without a row is said to be missing."""
     rows = ROOT / "build" / "sweep"
     found = [name for name in zoo.names() if (rows / f"{name}.json").exists()]
+    if not found:
+        raise SystemExit(f"no rows in {rows}: run make sweep")
     read = [json.loads((rows / f"{name}.json").read_text()) for name in found]
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnxsim", "onnxruntime"))
     images = read[0]["metrics"]["int8"]["samples"]

@@ -47,7 +47,7 @@ def untrained(spec: ModelSpec) -> nn.Module:
 def row_of(spec: ModelSpec, module: nn.Module, outcome: Outcome) -> dict[str, Any]:
     """Return the model's line of the table."""
     manifest = outcome.bundle.manifest
-    shape = (1, *(dim for dim in spec.inputs[0].shape[1:] if isinstance(dim, int)))
+    shape = tuple(dim for dim in spec.inputs[0].shape[1:] if isinstance(dim, int))
     images = {
         name: outcome.report.stage(name).find("first", "images")
         or outcome.report.stage(name).find("predecessor", "images")

@@ -50,7 +50,8 @@ class Metrics:
             the sample's logits. The others are too close to call at the noise that the caller expects.
         decided_top1: top-1 agreement among these, percent; 100 if there are none.
         signal_rms, noise_rms: root mean square of the reference and of the difference.
-        worst_noise_rms: the largest root mean square of the difference in one sample.
+        worst_samples: root mean squares (of the difference, of the reference) of single samples: of those than which no other
+            has both a larger difference and a smaller reference. By falling difference, so the first is the largest of all.
         logit_rms: root mean square of the reference's logits: ``signal_rms``, unless probabilities were compared; then that of the
             logits less their mean, as a softmax does not see what all of a sample have in common.
         probabilities: whether probabilities were compared.
@@ -70,7 +71,7 @@ class Metrics:
     decided_top1: float
     signal_rms: float
     noise_rms: float
-    worst_noise_rms: float
+    worst_samples: tuple[tuple[float, float], ...]
     logit_rms: float
     probabilities: bool = False
 
@@ -78,6 +79,11 @@ class Metrics:
     def finite(self) -> bool:
         """Whether no sample had a NaN or an infinity."""
         return self.nonfinite == 0
+
+    @property
+    def worst_noise_rms(self) -> float:
+        """The largest root mean square of the difference in one sample; NaN if none was finite."""
+        return self.worst_samples[0][0] if self.worst_samples else math.nan
 
     @property
     def flips(self) -> int:
@@ -99,7 +105,7 @@ class Metrics:
         for name, value in values.items():
             if value is None:
                 values[name] = math.nan if empty or "sqnr" not in name else math.inf
-        return cls(**values)
+        return cls(**values | {"worst_samples": tuple((noise, signal) for noise, signal in data["worst_samples"])})
 
 
 class Accumulator:
@@ -116,7 +122,8 @@ class Accumulator:
         self._margin = margin
         self._samples = self._finite = self._values = 0
         self._signal = self._noise = self._energy = self._dot = self._logit_energy = 0.0
-        self._abs_sum = self._abs_max = self._kl = self._worst_noise = 0.0
+        self._abs_sum = self._abs_max = self._kl = 0.0
+        self._worst: list[tuple[float, float]] = []
         self._worst_sqnr = math.inf
         self._top1 = self._top5 = self._decided = self._decided_top1 = 0
 
@@ -165,7 +172,7 @@ class Accumulator:
             decided_top1=100 * self._decided_top1 / self._decided if self._decided else 100.0,
             signal_rms=math.sqrt(self._signal / self._values) if n else nan,
             noise_rms=math.sqrt(self._noise / self._values) if n else nan,
-            worst_noise_rms=self._worst_noise if n else nan,
+            worst_samples=tuple(self._worst),
             logit_rms=math.sqrt(self._logit_energy / self._values) if n else nan,
             probabilities=self._probabilities,
         )
@@ -183,7 +190,8 @@ class Accumulator:
         self._logit_energy += float((logits**2).sum())
         self._abs_sum += float(difference.sum())
         self._abs_max = max(self._abs_max, float(difference.max()))
-        self._worst_noise = max(self._worst_noise, math.sqrt(float(noise.max()) / reference.shape[1]))
+        sizes = np.sqrt(np.stack([noise, signal], axis=1) / reference.shape[1])
+        self._worst = _frontier([*self._worst, *((float(d), float(s)) for d, s in sizes)])
         self._worst_sqnr = min(
             self._worst_sqnr, *(ratio_db(float(s), float(d)) for s, d in zip(signal, noise, strict=True))
         )
@@ -217,6 +225,15 @@ class Accumulator:
         if self._signal == 0 or self._energy == 0:
             return 1.0 if self._signal == self._energy else 0.0
         return max(-1.0, min(1.0, self._dot / (math.sqrt(self._signal) * math.sqrt(self._energy))))
+
+
+def _frontier(samples: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Keep the samples (difference, reference) than which none has a larger difference and a smaller reference."""
+    kept: list[tuple[float, float]] = []
+    for difference, reference in sorted(samples, key=lambda sample: (-sample[0], sample[1])):
+        if not kept or reference < kept[-1][1]:
+            kept.append((difference, reference))
+    return kept
 
 
 def compare(reference: Array, candidate: Array, *, probabilities: bool = False, margin: float = 0.0) -> Metrics:

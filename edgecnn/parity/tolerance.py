@@ -167,14 +167,18 @@ class LogitTolerance(Tolerance):
 
 @dataclass(frozen=True, kw_only=True)
 class GrossErrorTolerance(Tolerance):
-    """Finite, and no sample off by more than its due share of the outputs' usual size.
+    """Finite, and no sample off by more than its due share of the outputs' usual size, or of its own where that is larger.
+
+    Its own counts because ranges are bounded: an input whose activations lie far beyond all calibrated ones is clipped to them by
+    design, and its outputs then miss most of what they should be. A network that answers a checkerboard with fourteen times
+    the logits of any photo cannot be followed there in 8 bits; it is off by nearly its own size, and not by more.
 
     For a graph with an embedded softmax ``min_headroom_db`` is shifted, see :func:`relief_db`.
 
     Attributes:
-        min_headroom_db: ``20 log10(usual / worst)``: worst is the root mean square of the difference in the worst sample; usual
-            the root mean square of the reference's outputs on these samples or on real images, whichever is larger. At 0 dB the
-            outputs may be off by as much as they usually are from zero.
+        min_headroom_db: the least ``20 log10(size / off)`` of any sample: off is the root mean square of the difference; size
+            that of the sample's own reference, of the reference's outputs on all these samples, or on real images, whichever
+            is largest. At 0 dB the outputs may be off by as much as they are, or usually are, from zero.
     """
 
     kind: ClassVar[str] = "gross-error"
@@ -187,13 +191,16 @@ class GrossErrorTolerance(Tolerance):
 
     def _judge(self, metrics: Metrics, scale: float) -> tuple[tuple[str, ...], Tolerance]:
         """Judge the worst sample."""
-        headroom = ratio_db(max(scale, metrics.signal_rms) ** 2, metrics.worst_noise_rms**2)
+        usual = max(scale, metrics.signal_rms)
+        headroom, size, off = min(
+            (ratio_db(max(usual, own) ** 2, off**2), max(usual, own), off) for off, own in metrics.worst_samples
+        )
         relief = relief_db(metrics)
         if headroom >= self.min_headroom_db - relief:
             return (), self
         reason = (
-            f"the worst sample is off by {metrics.worst_noise_rms:.3g} (rms) where outputs are "
-            f"{max(scale, metrics.signal_rms):.3g}: {headroom:.1f} dB, below {self.min_headroom_db - relief:.3g} dB"
+            f"the worst sample is off by {off:.3g} (rms) where outputs are {size:.3g}: "
+            f"{headroom:.1f} dB, below {self.min_headroom_db - relief:.3g} dB"
         )
         return (reason,), replace(self, min_headroom_db=_floor(headroom + relief))
 

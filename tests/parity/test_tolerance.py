@@ -153,6 +153,23 @@ def test_one_grossly_wrong_sample_is_not_averaged_away() -> None:
     assert not judge(GrossErrorTolerance(min_headroom_db=0), ref, cand)
 
 
+def test_an_outlier_may_be_off_by_its_own_size_and_the_others_by_the_usual_one() -> None:
+    """An input far beyond the calibrated ranges is clipped to them; a wrong answer to an ordinary one is not excused by it."""
+    ref = trained(6)
+    ref[5] *= 14
+    clipped = ref.copy()
+    clipped[5] /= 10
+    gross = GrossErrorTolerance(min_headroom_db=0)
+    assert judge(gross, ref, clipped, scale=1.0)
+    assert not judge(gross, ref, -ref, scale=1.0)
+    usual = float(np.sqrt((ref[:5] ** 2).mean()))
+    beside = clipped.copy()
+    beside[2] += 20 * usual
+    verdict = judge(gross, ref, beside, scale=usual)
+    assert not verdict, "off by less than the outlier is, yet by far more than its own size"
+    assert f"off by {20 * usual:.3g}" in verdict.reasons[0]
+
+
 @pytest.mark.parametrize("size", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("offset", [0.0, 40.0])
 def test_probabilities_pass_and_fail_with_their_logits(size: float, offset: float) -> None:

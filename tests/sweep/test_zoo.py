@@ -36,7 +36,7 @@ def untrained(spec: ModelSpec) -> nn.Module:
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = None  # a plain mean over the batches
         if name.endswith("conv_offset"):
-            nn.init.normal_(part.weight, std=0.01)
+            nn.init.normal_(part.weight, std=0.001)
     photos = [feed["input"] for _, feed in zip(range(8), Photos(spec.preprocess, limit=8), strict=False)]
     with torch.no_grad():
         for start in range(0, 8, 2):

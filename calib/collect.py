@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgecnn.calib.data import Samples
 from edgecnn.calib.histogram import Histogram
 from edgecnn.errors import DataError
-from edgecnn.onnxio import expose
+from edgecnn.onnxio import expose, scratch_file
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.ort import OrtOptions, OrtSession
 
@@ -74,7 +74,7 @@ def collect(
     Samples run side by side, one to a core, while the next one is read. The result does not depend on the number of threads.
 
     Args:
-        model: float graph whose weights lie in the file.
+        model: float graph.
         samples: read once.
         tensors: to count the values of.
         means: to average per channel.
@@ -89,7 +89,8 @@ def collect(
     workers = min(cores, WORKERS)
     wanted = list(dict.fromkeys([*tensors, *means]))
     result = Collected({name: Histogram() for name in tensors}, {})
-    with OrtSession(expose(model, wanted), OrtOptions(threads=cores // workers)) as session:
+    options = OrtOptions(threads=cores // workers, reuse=False)
+    with scratch_file(expose(model, wanted)) as file, OrtSession(file, options) as session:
         inputs = {spec.name for spec in session.inputs}
         exposed = [name for name in wanted if name not in inputs]
         first = session.inputs[0].shape[0]

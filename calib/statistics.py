@@ -137,7 +137,7 @@ def collect_statistics(
     file counts as absent and is written anew.
 
     Args:
-        model: float graph whose weights lie in the file.
+        model: float graph.
         samples: read once, or not at all.
         tensors, means: names.
         cache: folder; None collects anew and keeps nothing.

@@ -99,7 +99,10 @@ def export(
         tools={name: _version(name) for name in ("torch", "onnx", "onnxscript")},
         config=asdict(config),
     )
-    return save_ir(model, to, lineage=(step,))
+    made = save_ir(model, to, lineage=(step,))
+    for value in model.graph.initializers.values():
+        value.const_value = None  # onnxscript's rewriting rules keep the last graph that they saw: not its weights as well
+    return made
 
 
 class _MainOutput:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.errors import DataError, GraphError, SpecError
-from edgecnn.onnxio import load_ir, save_ir
+from edgecnn.onnxio import load_ir, scratch_file
 from edgecnn.optional import need
 from edgecnn.progress import Progress
 from edgecnn.runtime.ort import OrtOptions, OrtSession
@@ -168,13 +167,11 @@ def measure(path: Path, samples: Iterable[Mapping[str, Array]], *, threads: int 
     probe = _Probe(model)
     total = len(samples) if isinstance(samples, Sized) else 0
     count = 0
-    with tempfile.TemporaryDirectory() as folder:
-        save_ir(model, Path(folder) / "probe.onnx")
-        with OrtSession(Path(folder) / "probe.onnx", OrtOptions(threads=threads)) as session:
-            for feed in samples:
-                probe.add(session.run(feed))
-                count += 1
-                progress("fp16", count, total)
+    with scratch_file(model) as file, OrtSession(file, OrtOptions(threads=threads)) as session:
+        for feed in samples:
+            probe.add(session.run(feed))
+            count += 1
+            progress("fp16", count, total)
     if not count:
         raise DataError("fp16: there are no samples to measure the ranges on")
     return Peaks(tensors=probe.tensors, sums=probe.sums)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +30,7 @@ __all__ = [
     "open_model",
     "read_metadata",
     "save_ir",
+    "scratch_file",
 ]
 
 EXTERNAL_DATA_THRESHOLD = 1_900_000_000
@@ -155,15 +160,46 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-def expose(path: Path, tensors: Sequence[str]) -> bytes:
-    """Return the model's bytes with ``tensors`` as additional graph outputs, in the order given after its own.
+@contextmanager
+def scratch_file(model: ir.Model) -> Iterator[Path]:
+    """Write a model for one session, its weights beside it whatever their size, and remove both in the end.
 
-    Only for models whose weights lie inside the file.
+    onnxruntime maps weights that lie in a file of their own; of weights inside the model it holds two copies while it loads. The
+    session must be closed first.
 
     Raises:
-        GraphError: a tensor is not in the graph, or the model has external data.
+        OutputError: no room for temporary files.
     """
-    ir = need("onnx_ir")
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="edgecnn-")
+    except OSError as error:
+        raise OutputError(f"cannot make a temporary folder: {error.strerror or error}") from error
+    with folder:
+        path = Path(folder.name) / "model.onnx"
+        _save_external(model, path)
+        del model
+        _release_memory()
+        yield path
+
+
+def _release_memory() -> None:
+    """Give the memory of graphs that are no longer used back to the system.
+
+    A graph is a web of references in circles, which holds its weights until they are collected; and glibc keeps what is freed below
+    what is not, which is a gigabyte after a few graphs of ResNet-152.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def expose(path: Path, tensors: Sequence[str]) -> ir.Model:
+    """Return the model with ``tensors`` as additional graph outputs, in the order given after its own.
+
+    Raises:
+        UserError: the model cannot be read. GraphError: a tensor is not in the graph.
+    """
     model = load_ir(path)
     values = {value.name: value for value in [*model.graph.inputs, *model.graph.initializers.values()]}
     for node in model.graph:
@@ -175,10 +211,7 @@ def expose(path: Path, tensors: Sequence[str]) -> bytes:
         if name not in present:
             model.graph.outputs.append(values[name])
             present.add(name)
-    try:
-        return bytes(ir.to_proto(model).SerializeToString())
-    except Exception as error:
-        raise GraphError(f"cannot expose tensors of {path.name}: {_one_line(error)}") from error
+    return model
 
 
 def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:

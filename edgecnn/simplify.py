@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -14,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.artifacts import Lineage, OnnxModel
-from edgecnn.errors import BackendError, GraphError, OutputError, SpecError
-from edgecnn.onnxio import load_ir, save_ir
+from edgecnn.errors import BackendError, GraphError, SpecError
+from edgecnn.onnxio import load_ir, save_ir, scratch_file
 from edgecnn.passes import SIMPLIFICATIONS, OnnxSim, Pass, run_passes
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.ort import OrtOptions, OrtSession
@@ -93,7 +92,7 @@ def simplify(
         UserError: the model cannot be read. OutputError: the file cannot be written.
     """
     config = config or SimplifyConfig()
-    work = _Work(load_ir(model.path), model, config.tolerance, to.parent)
+    work = _Work(load_ir(model.path), model, config.tolerance)
     passes = [SIMPLIFICATIONS[name]() for name in config.passes]
     steps: list[Pass] = [OnnxSim(), *passes] if config.onnxsim else passes
     for done, step in enumerate(steps):
@@ -154,9 +153,9 @@ class _Work:
         notes: for the reader.
     """
 
-    def __init__(self, graph: ir.Model, model: OnnxModel, tolerance: float, folder: Path) -> None:
+    def __init__(self, graph: ir.Model, model: OnnxModel, tolerance: float) -> None:
         """Take the graph as it was read from the model's file."""
-        self.graph, self.model, self.tolerance, self.folder = graph, model, tolerance, folder
+        self.graph, self.model, self.tolerance = graph, model, tolerance
         self.changes: dict[str, int] = {}
         self.dropped: set[str] = set()
         self.notes: list[str] = []
@@ -184,11 +183,8 @@ class _Work:
         """Return the candidate's outputs; raise GraphError where they are not those of the graph before it."""
         if self.expected is None:
             self.expected = self._run(self.model.path)
-        try:
-            with tempfile.TemporaryDirectory(prefix=".simplify.", dir=self.folder) as folder:
-                outputs = self._run(save_ir(candidate, Path(folder) / "candidate.onnx").path)
-        except OSError as error:
-            raise OutputError(f"cannot write into {self.folder}: {error.strerror or error}") from error
+        with scratch_file(candidate) as file:
+            outputs = self._run(file)
         difference = max(_difference(*pair) for pair in zip(self.expected, outputs, strict=True))
         if not difference <= self.tolerance:
             raise GraphError(f"it changed the outputs by {difference:.3g} of their magnitude, over {self.tolerance:g}")

@@ -210,7 +210,6 @@ def bisect(
 
     Raises:
         UserError: there are no samples, or the two have no tensor in common.
-        GraphError: a model with external data.
         BackendError: a model that cannot run.
     """
     path = candidate.path if isinstance(candidate, OnnxModel) else candidate

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from edgecnn.errors import GraphError
-from edgecnn.onnxio import load_ir
+from edgecnn.onnxio import load_ir, scratch_file
 from edgecnn.optional import need
 from edgecnn.parity.samples import Sample
 from edgecnn.parity.trace import Graph, OnnxReader
 from edgecnn.runtime.ort import OrtOptions, OrtSession
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["StepReader", "isolated"]
 
@@ -34,32 +37,30 @@ class StepReader:
         """Hold what to read; the graph is cut at the first :meth:`read`, which brings the types of what is given."""
         self._path, self._names, self._plain = graph.path, list(tensors), plain
         self._session: OrtSession | None = None
+        self._stack = ExitStack()
 
     def read(self, sample: Sample, given: Mapping[str, Array]) -> dict[str, Array]:
         """Run once. The same tensors must be given each time, each with the type and shape that it has in the graph."""
         arrays = {name: self._plain.repeated(name, array) for name, array in given.items()}
         if self._session is None:
-            self._session = OrtSession(isolated(self._path, arrays, self._names), OrtOptions(optimize="disabled"))
+            file = self._stack.enter_context(scratch_file(isolated(self._path, arrays, self._names)))
+            self._session = self._stack.enter_context(OrtSession(file, OrtOptions(optimize="disabled")))
         feed = self._plain.feed(sample) | {name + GIVEN: array for name, array in arrays.items()}
         found = self._session.run(feed, self._names)
         return {name: self._plain.single(name, array) for name, array in found.items()}
 
     def close(self) -> None:
         """Release the session."""
-        if self._session is not None:
-            self._session.close()
+        self._stack.close()
 
 
-def isolated(path: Path, given: Mapping[str, Array], tensors: Sequence[str]) -> bytes:
-    """Return a model's bytes in which whatever read a ``given`` tensor reads a graph input ``<tensor>/given`` instead.
+def isolated(path: Path, given: Mapping[str, Array], tensors: Sequence[str]) -> ir.Model:
+    """Return a model in which whatever read a ``given`` tensor reads a graph input ``<tensor>/given`` instead.
 
     Args:
-        path: the model; its weights lie inside the file.
+        path: the model.
         given: tensor -> an array of its type and shape.
         tensors: to make outputs.
-
-    Raises:
-        GraphError: the model has external data.
     """
     ir = need("onnx_ir")
     model = load_ir(path)
@@ -72,7 +73,4 @@ def isolated(path: Path, given: Mapping[str, Array], tensors: Sequence[str]) -> 
         model.graph.inputs.append(entrance)
     present = {value.name for value in model.graph.outputs}
     model.graph.outputs.extend(values[name] for name in tensors if name not in present)
-    try:
-        return bytes(ir.to_proto(model).SerializeToString())
-    except Exception as error:
-        raise GraphError(f"cannot take {path.name} apart: {error}") from error
+    return model

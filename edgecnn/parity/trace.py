@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.onnxio import expose, load_ir
+from edgecnn.onnxio import expose, load_ir, scratch_file
 from edgecnn.parity.samples import Sample, feed_for
 from edgecnn.runtime.ort import OrtOptions, OrtSession
 
@@ -122,7 +123,10 @@ class OnnxReader(Reader):
         """Load the model with more outputs."""
         self._weights = {name: graph.weights[name]() for name in tensors if name in graph.weights}
         self._names = [name for name in dict.fromkeys(tensors) if name not in self._weights]
-        self._session = OrtSession(expose(graph.path, self._names), OrtOptions(optimize="disabled"))
+        with ExitStack() as stack:
+            file = stack.enter_context(scratch_file(expose(graph.path, self._names)))
+            self._session = stack.enter_context(OrtSession(file, OrtOptions(optimize="disabled")))
+            self._close = stack.pop_all().close
         batch = self._session.inputs[0].shape[0]
         self.copies = batch if isinstance(batch, int) else 1
         self._constants = graph.constants
@@ -146,7 +150,7 @@ class OnnxReader(Reader):
 
     def close(self) -> None:
         """Release the session."""
-        self._session.close()
+        self._close()
 
 
 class TorchReader(Reader):

@@ -51,6 +51,12 @@ def statistics_for(
         GraphError: quantized already, or nothing to quantize.
         DataError: unusable samples. SpecError: a keep_float pattern finds nothing.
     """
+    tensors, means = _needed(model, configs)
+    return collect_statistics(model, samples, tensors, means, cache=cache, threads=threads, progress=progress)
+
+
+def _needed(model: OnnxModel, configs: Iterable[QuantizeConfig]) -> tuple[set[str], set[str]]:
+    """Return the tensors to count and those to average; the graph is gone when they are."""
     graph = load_ir(model.path)
     tensors: set[str] = set()
     means: set[str] = set()
@@ -59,7 +65,7 @@ def statistics_for(
         tensors.update(placement.measured)
         if config.bias_correction:
             means.update(placement.weight_inputs)
-    return collect_statistics(model, samples, tensors, means, cache=cache, threads=threads, progress=progress)
+    return tensors, means
 
 
 def quantize(
@@ -97,10 +103,10 @@ def quantize(
         raise GraphError(f"{model.path.name} has opset {model.opset}; per-channel INT8 needs 13: export it again")
     if statistics is not None and statistics.hashes["model"] != model.sha256:
         raise SpecError(f"these statistics are of another model than {model.path.name}: collect them for this one")
-    graph = load_ir(model.path)
-    placement = plan(graph, config)
     if statistics is None:
         statistics = statistics_for(model, samples, [config], cache=cache, threads=threads, progress=progress)
+    graph = load_ir(model.path)
+    placement = plan(graph, config)
     ranges = statistics.ranges(placement.measured, config.method, symmetric=config.symmetric)
     means = statistics.means_of(placement.weight_inputs) if config.bias_correction else {}
     insert(graph, placement, ranges.tensors, config, means)

@@ -18,7 +18,7 @@ from edgecnn.artifacts import OnnxModel
 from edgecnn.calib import Histogram, ImageFolder, InMemory, MinMax, Mse, Statistics, collect_statistics
 from edgecnn.calib.collect import COUNTED, collect
 from edgecnn.errors import DataError
-from edgecnn.onnxio import open_model
+from edgecnn.onnxio import expose, open_model, scratch_file
 from edgecnn.runtime import OrtSession
 from edgecnn.spec import Preprocess
 
@@ -48,9 +48,7 @@ def noise(count: int, size: int = 16, seed: int = 0) -> InMemory:
 
 def expected(model: OnnxModel, samples: InMemory, name: str) -> np.ndarray:
     """Return every value of a tensor over the samples, (N, C, H, W)."""
-    from edgecnn.onnxio import expose
-
-    with OrtSession(expose(model.path, [name])) as session:
+    with scratch_file(expose(model.path, [name])) as file, OrtSession(file) as session:
         return np.concatenate([session.run(feed)[name] for feed in samples])
 
 

@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from edgecnn.onnxio import expose
+from edgecnn.onnxio import expose, scratch_file
 from edgecnn.parity.samples import SampleSet, from_pixels
 from edgecnn.runtime.ort import OrtSession
 from edgecnn.spec import Preprocess, TensorSpec
@@ -238,7 +238,7 @@ def scales(fp32: Path) -> Arrays:
     """Return symmetric activation scales from the largest values on the pictures, and per-channel weight scales."""
     names = [name for name in QUANTIZED if name != "input"]
     largest = dict.fromkeys(QUANTIZED, 0.0)
-    with OrtSession(expose(fp32, names)) as session:
+    with scratch_file(expose(fp32, names)) as file, OrtSession(file) as session:
         for sample in images(24, seed=99):
             found = session.run(sample.feed) | sample.feed
             largest.update({name: max(largest[name], float(np.abs(found[name]).max())) for name in QUANTIZED})

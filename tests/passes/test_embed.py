@@ -15,7 +15,7 @@ from edgecnn.artifacts import OnnxModel
 from edgecnn.calib import InMemory
 from edgecnn.errors import GraphError
 from edgecnn.export import export
-from edgecnn.onnxio import expose, load_ir, save_ir
+from edgecnn.onnxio import expose, load_ir, save_ir, scratch_file
 from edgecnn.passes import Pass, run_passes
 from edgecnn.passes.embed_preprocess import EmbedPreprocess
 from edgecnn.passes.embed_softmax import EmbedSoftmax
@@ -78,7 +78,7 @@ def passed(source: Path, passes: list[Pass]) -> Path:
     return path
 
 
-def output(model: Path | bytes, name: str, fed: np.ndarray) -> np.ndarray:
+def output(model: Path, name: str, fed: np.ndarray) -> np.ndarray:
     with OrtSession(model) as session:
         return session.run({"input": fed}, [name])[name]
 
@@ -87,7 +87,8 @@ def output(model: Path | bytes, name: str, fed: np.ndarray) -> np.ndarray:
 def test_the_graph_normalises_as_the_runtime_does(net: OnnxModel, preprocess: Preprocess) -> None:
     every_value = np.arange(256, dtype=np.uint8).repeat(3 * HEIGHT * WIDTH).reshape(-1, HEIGHT, WIDTH, 3)
     path = passed(net.path, [EmbedPreprocess(preprocess)])
-    found = output(expose(path, ["input/shift"]), "input/shift", every_value)
+    with scratch_file(expose(path, ["input/shift"])) as exposed:
+        found = output(exposed, "input/shift", every_value)
     expected = normalize(every_value, preprocess)
     assert np.abs(found - expected).max() <= 4 * np.finfo(np.float32).eps * np.abs(expected).max()
 
@@ -143,7 +144,8 @@ def test_softmax_of_large_logits_and_of_float16(net: OnnxModel) -> None:
 def test_the_logits_can_still_be_exposed(net: OnnxModel) -> None:
     x = normalize(pixels(2), PREPROCESS)
     path = passed(net.path, [EmbedSoftmax()])
-    assert output(expose(path, ["logits"]), "logits", x).tolist() == output(net.path, "logits", x).tolist()
+    with scratch_file(expose(path, ["logits"])) as exposed:
+        assert output(exposed, "logits", x).tolist() == output(net.path, "logits", x).tolist()
 
 
 def test_each_is_applied_once(net: OnnxModel) -> None:

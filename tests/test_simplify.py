@@ -358,7 +358,7 @@ def narrow(model: ir.Model) -> int:
 @pytest.mark.parametrize(
     ("work", "message"),
     [
-        (break_graph, "onnxruntime cannot load candidate.onnx: there is no operator NoSuchOperator"),
+        (break_graph, "onnxruntime cannot load model.onnx: there is no operator NoSuchOperator"),
         (raise_error, "the pass fake failed: ZeroDivisionError: by zero"),
         (poison, "it changed the outputs by inf"),
         (narrow, "it changed the outputs by inf"),

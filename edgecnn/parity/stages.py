@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -268,7 +268,7 @@ def _pairs(stage: Stage, stages: Sequence[Stage], tolerances: Mapping[str, Toler
     if stage is stages[0]:
         return
     first, before = stages[0], _predecessor(stage, stages)
-    yield _Pair(stage, before, "predecessor", own.same if stage.exact else own)
+    yield _Pair(stage, before, "predecessor", replace(own, images=own.same, noise=own.same) if stage.exact else own)
     if before is not first:
         yield _Pair(stage, first, "first", own)
 

@@ -1,6 +1,8 @@
 """What may differ, by precision and by kind of sample: policies with the arithmetic of their verdict.
 
-Why a policy and not one number. Float stages (fp32, fp16) compute the same function, so any input may be judged, and tightly.
+Why a policy and not one number. Float stages (fp32, fp16) compute the same function, so photos and noise may be judged tightly.
+On flat pictures they differ more: sums of thousands of equal values are all rounded in one direction, and a global average in
+another order is off by 1e-4 of itself (EfficientNet-B2 with another kernel for its averages: 67 dB there, 110 dB on photos).
 A quantized graph approximates the function *on inputs like its calibration data*: on Gaussian noise its ranges clip, and on an
 all-zeros image its logits are a few rounding steps. There it must stay finite and not be grossly wrong, and no more is asked.
 
@@ -213,8 +215,9 @@ class Tolerances:
         images: for real photos.
         noise: for Gaussian noise.
         edge: for zeros, ones, one hot pixel, the ends of the range.
-        same: for the same arithmetic run otherwise: another batch size, another device, or a stage that claims to change
-            nothing. Float sums in another order still differ in the last bits, and those can tip a rounding of a quantized graph.
+        same: for the same arithmetic run otherwise: another batch size, another device, or (but for edge inputs) a stage that
+            claims to change nothing. Float sums in another order still differ in the last bits, and those can tip a rounding of
+            a quantized graph.
     """
 
     images: Tolerance
@@ -248,7 +251,7 @@ DEFAULT_TOLERANCES: Mapping[str, Tolerances] = MappingProxyType(
         "fp32": Tolerances(
             images=LogitTolerance(min_sqnr_db=90),
             noise=LogitTolerance(min_sqnr_db=90),
-            edge=GrossErrorTolerance(min_headroom_db=80),
+            edge=GrossErrorTolerance(min_headroom_db=40),
             same=LogitTolerance(min_sqnr_db=90),
         ),
         "fp16": Tolerances(

@@ -137,15 +137,21 @@ class ImageFolder(_Pictures):
     def pictures(self) -> Iterator[Pixels]:
         """Yield decoded pictures, leaving out unreadable ones."""
         self.skipped = 0
-        for path in self.paths:
+        corrupt: list[DataError] = []
+        for number, path in enumerate(self.paths, start=1):
             try:
                 yield decode(path)
             except DataError as error:
+                corrupt.append(error)
                 self.skipped += 1
-                if self.skipped > MOST_CORRUPT * len(self.paths):
-                    raise DataError(
-                        f"{self.folder}: {self.skipped} of {len(self.paths)} images cannot be read, more than 10 %; the last: {error}"
-                    ) from error
+            # Where nothing was readable yet, perhaps nothing is: that is another message.
+            if self.skipped > MOST_CORRUPT * len(self.paths) and self.skipped < number:
+                raise DataError(
+                    f"{self.folder}: {self.skipped} of {len(self.paths)} images cannot be read, more than 10 %; "
+                    f"the last: {corrupt[-1]}"
+                ) from corrupt[-1]
+        if corrupt and self.skipped == len(self.paths):
+            raise DataError(f"{self.folder}: none of {len(self.paths)} images can be read; the first: {corrupt[0]}")
 
     def fingerprint(self) -> str:
         """Return the sha256 over the files' bytes and the preprocessing."""

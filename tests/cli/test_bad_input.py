@@ -132,7 +132,7 @@ CASES = {
     "output is a file": ("export resnet18 --weights random -o {place}/file", "exists and is not a folder"),
     "empty calibration folder": (EXPORT + " --int8 --calib {place}/empty", "holds no images"),
     "missing calibration folder": (EXPORT + " --int8 --calib {place}/no", "no is not there"),
-    "corrupt calibration images": (EXPORT + " --int8 --calib {place}/corrupt", "cannot be read"),
+    "corrupt calibration images": (EXPORT + " --int8 --calib {place}/corrupt", "none of 3 images can be read"),
     "quantize: empty calibration folder": (
         "quantize {place}/bundle/model.fp32.onnx --calib {place}/empty -o {out}",
         "holds no images",

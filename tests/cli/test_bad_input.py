@@ -139,7 +139,7 @@ CASES = {
     ),
     "quantize: corrupt images": (
         "quantize {place}/bundle/model.fp32.onnx --calib {place}/corrupt -o {out}",
-        "cannot be read",
+        "none of 3 images can be read",
     ),
     "quantize: output below a file": (
         "quantize {place}/bundle/model.fp32.onnx --calib {place}/good -o {place}/file/out",

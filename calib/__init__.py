@@ -5,6 +5,7 @@ from edgecnn.calib.histogram import Histogram
 from edgecnn.calib.methods import Entropy, Method, MinMax, Mse, Percentile, parse
 from edgecnn.calib.ranges import Ranges
 from edgecnn.calib.statistics import Statistics, calibrate, collect_statistics
+from edgecnn.calib.synthetic import Synthetic, SyntheticConfig, synthesize
 
 __all__ = [
     "ArrayFile",
@@ -20,8 +21,11 @@ __all__ = [
     "Ranges",
     "Samples",
     "Statistics",
+    "Synthetic",
+    "SyntheticConfig",
     "calibrate",
     "collect_statistics",
     "open_samples",
     "parse",
+    "synthesize",
 ]

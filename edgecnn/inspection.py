@@ -24,7 +24,8 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
         "kind": "bundle",
         "path": str(path),
         "warnings": list(bundle.warnings()),
-        "default_variant": bundle.default_variant(),
+        "default_variant": bundle.choose().variant,
+        "default_backend": bundle.choose().backend,
         "manifest": bundle.manifest.to_json(),
     }
 

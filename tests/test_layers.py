@@ -19,7 +19,7 @@ LAYERS = (
     ("runtime", "onnxio"),
     ("models", "calib", "weights"),
     ("zoo", "export", "simplify", "passes", "quantize", "fp16"),
-    ("pack", "bench", "parity", "inspection", "doctor", "testing"),
+    ("report", "pack", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
     ("pipeline",),
     ("cli",),
     ("__main__",),
@@ -30,6 +30,8 @@ ALLOWED_SIBLINGS = {
     ("spec", "errors"),
     ("simplify", "passes"),  # simplify runs the passes
     ("testing", "parity"),  # assert_parity is parity for pytest
+    ("analysis", "parity"),  # it reads tensors and runs steps as bisecting does
+    ("report", "analysis"),  # a page shows what was found
 }
 
 ROOMS = {
@@ -42,9 +44,11 @@ ROOMS = {
         "edgecnn/quantize/",
         "edgecnn/fp16",
         "edgecnn/parity/steps.py",
+        "edgecnn/analysis/noise.py",
         "calib/collect.py",
     ),
     "onnxruntime": ("edgecnn/runtime/ort.py",),
+    "openvino": ("edgecnn/runtime/openvino.py",),
     "tensorrt": ("edgecnn/engine/", "edgecnn/runtime/tensorrt.py"),
     "click": ("edgecnn/cli/",),
     "rich": ("edgecnn/cli/",),
@@ -185,6 +189,7 @@ HEAVY = (
     "onnxscript",
     "onnxsim",
     "onnxruntime",
+    "openvino",
     "tensorrt",
     "tensorrt_rtx",
     "skimage",
@@ -204,7 +209,8 @@ def run_blocked(code: str, blocked: tuple[str, ...]) -> subprocess.CompletedProc
 @pytest.mark.parametrize(
     "module",
     ["edgecnn", "edgecnn.zoo", "edgecnn.export", "edgecnn.quantize", "edgecnn.calib", "edgecnn.models",
-     "edgecnn.parity", "edgecnn.pipeline", "edgecnn.pack", "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
+     "edgecnn.parity", "edgecnn.analysis", "edgecnn.report",
+     "edgecnn.pipeline", "edgecnn.pack", "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
 )  # fmt: skip
 def test_front_modules_import_without_the_heavy_packages(module: str) -> None:
     done = run_blocked(f"import {module}", HEAVY)

@@ -10,17 +10,28 @@ import click
 from edgecnn.cli.output import warn
 
 if TYPE_CHECKING:
-    from edgecnn.runtime import Bundle, OrtOptions
+    from edgecnn.runtime import Bundle
+    from edgecnn.runtime.choice import Options
 
-__all__ = ["PROVIDERS", "ort_options", "run_options", "warn_about"]
+__all__ = ["PROVIDERS", "backend_option", "run_options", "session_options", "warn_about"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
+def backend_option(command: F) -> F:
+    """Add ``--backend``."""
+    return click.option(
+        "--backend",
+        type=click.Choice(["auto", "onnxruntime", "openvino"]),
+        default="auto",
+        help="auto: whichever was measured to be faster when the bundle was written. [auto]",
+    )(command)
+
+
 def run_options(command: F) -> F:
-    """Add ``--threads``, ``--provider`` and ``--allow-unverified``."""
+    """Add ``--backend``, ``--threads``, ``--provider`` and ``--allow-unverified``."""
     for option in (
         click.option("--allow-unverified", is_flag=True, help="Use a bundle whose verification failed."),
         click.option(
@@ -29,18 +40,22 @@ def run_options(command: F) -> F:
         click.option(
             "--threads", type=click.IntRange(min=0), default=0, help="Threads; 0: as the backend chooses. [0]"
         ),
+        backend_option,
     ):
         command = option(command)
     return command
 
 
-def ort_options(threads: int, provider: str) -> OrtOptions:
-    """Build the backend's options from the command line's."""
-    from edgecnn.runtime import OrtOptions
+def session_options(backend: str, threads: int, provider: str = "cpu") -> Options:
+    """Build the options whose type tells the runtime which backend to take. Raises UsageError for a provider of another one."""
+    from edgecnn.runtime import AutoOptions, OpenVinoOptions, OrtOptions
 
-    wanted = PROVIDERS[provider]
-    providers = (wanted,) if provider == "cpu" else (wanted, PROVIDERS["cpu"])
-    return OrtOptions(threads=threads, providers=providers)
+    if provider != "cpu":
+        if backend == "openvino":
+            raise click.UsageError(f"--provider {provider} is onnxruntime's: leave out --backend openvino")
+        return OrtOptions(threads=threads, providers=(PROVIDERS[provider], PROVIDERS["cpu"]))
+    kinds: dict[str, type[Options]] = {"onnxruntime": OrtOptions, "openvino": OpenVinoOptions, "auto": AutoOptions}
+    return kinds[backend](threads=threads)
 
 
 def warn_about(bundle: Bundle) -> None:

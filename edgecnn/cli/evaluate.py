@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgecnn.cli.backend import ort_options, run_options, warn_about
+from edgecnn.cli.backend import run_options, session_options, warn_about
 from edgecnn.cli.output import common_options, emit, number, progress_bar, table, warn
 
 __all__ = ["command"]
@@ -24,6 +24,7 @@ def command(
     data: Path,
     variants: tuple[str, ...],
     limit: int | None,
+    backend: str,
     threads: int,
     provider: str,
     allow_unverified: bool,
@@ -36,6 +37,7 @@ def command(
     from edgecnn.parity.evaluate import evaluate
     from edgecnn.runtime import Bundle
 
+    options = session_options(backend, threads, provider)
     opened = Bundle.open(bundle, allow_unverified=allow_unverified)
     warn_about(opened)
     with progress_bar(as_json) as progress:
@@ -45,7 +47,7 @@ def command(
             variants=variants or None,
             limit=limit,
             allow_unverified=allow_unverified,
-            options=ort_options(threads, provider),
+            options=options,
             progress=progress,
         )
     for reason in result.skipped.values():
@@ -56,7 +58,7 @@ def command(
         emit(result.to_json())
         return
     table(
-        ("variant", "images", "top-1 %", "top-5 %", "agreement %", "SQNR dB", "mean KL"),
+        ("variant", "images", "top-1 %", "top-5 %", "agreement %", "SQNR dB", "mean KL", "backend"),
         [
             (
                 row["variant"],
@@ -66,6 +68,7 @@ def command(
                 number(row["agreement"], 1),
                 number(row["sqnr_db"], 1),
                 number(row["mean_kl"], 4),
+                opened.choose(row["variant"], options=options).backend,
             )
             for row in result.to_json()["variants"]
         ],

@@ -35,9 +35,20 @@ __all__ = ["command"]
     default="auto",
     help="cpu adds an INT8 graph for onnxruntime's integer kernels. [auto: cpu without an NVIDIA GPU]",
 )
-@click.option("--calib", default="photos", metavar="SRC", help="Folder of images, .npz, .npy or 'photos'. [photos]")
+@click.option(
+    "--calib",
+    default="photos",
+    metavar="SRC",
+    help="Folder of images, .npz, .npy, 'photos', or 'synthetic[:fast]': made from the network. [photos]",
+)
 @click.option("--calib-images", type=click.IntRange(min=1), default=128, help="How many at most. [128]")
 @quantize_options
+@click.option(
+    "--max-drop", type=float, metavar="POINTS", help="Top-1 (with labels in --data) or agreement INT8 may lose."
+)
+@click.option(
+    "--min-sqnr", type=float, metavar="DB", help="Least SQNR of INT8's logits; layers return to float for it."
+)
 @click.option(
     "--deform",
     type=click.Choice(["standard", "gridsample", "plugin"]),
@@ -66,7 +77,7 @@ def command(model: str, out: Path | None, as_json: bool, **options: Any) -> int:
     edgecnn export resnet50 --int8 --weights IMAGENET1K_V1
     edgecnn export net.py:build --input-size 3x64x64 --labels classes.txt
 
-    Exits with 3, and marks the bundle unverified, when a stage does not match PyTorch.
+    Exits with 3 when a stage does not match PyTorch (the bundle is then marked unverified) or an accuracy budget is missed.
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
     from edgecnn.pipeline import run
 
@@ -108,6 +119,7 @@ def _config(options: dict[str, Any]) -> Any:
             opset=options["opset"], batch=options["batch"], output=options["output"]
         ),
         quantize=quantize_config(options),
+        budget=_budget(options),
         simplify=not options["no_simplify"],
         use_cache=not options["no_cache"],
         **{
@@ -118,6 +130,14 @@ def _config(options: dict[str, Any]) -> Any:
             )
         },
     )  # fmt: skip
+
+
+def _budget(options: dict[str, Any]) -> Any:
+    """Build the accuracy budget."""
+    from edgecnn.quantize.search import Budget
+
+    names = {"max_drop": "max_drop", "min_sqnr": "min_sqnr_db"}
+    return Budget(**{name: options[option] for option, name in names.items() if options[option] is not None})
 
 
 def _print(outcome: Outcome) -> None:
@@ -147,10 +167,13 @@ def _print(outcome: Outcome) -> None:
         warn(alarm)
     for note in outcome.notes:
         console().print(f"note: {note}", markup=False)
+    console().print(f"runs by default on this machine: {bundle.choose()}", markup=False)
     took = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in outcome.seconds.items())
     out = console()
     out.print(f"{bundle.path} ({took})", markup=False)
-    if not outcome:
+    if not all(outcome.searches.values()):
+        warn("the accuracy budget was not reached: the bundle holds the most accurate mixture that was found")
+    if not outcome.report:
         warn(f"verification failed, so the bundle is marked unverified: try 'edgecnn verify {bundle.path} --bisect'")
 
 

@@ -68,7 +68,7 @@ def _print_bundle(found: dict[str, Any], layers: bool) -> None:
         ("variant", "MB", "opset", "nodes", "INT8 nodes", "float nodes", "ms", "of fp32's time", "verified"),
         [_variant_row(name, variant, manifest["files"]) for name, variant in manifest["variants"].items()],
     )
-    console().print(f"runs by default on a CPU: {found['default_variant']}")
+    console().print(f"runs by default on this CPU: {found['default_variant']} on {found['default_backend']}")
     if layers:
         _print_layers(manifest["variants"])
 

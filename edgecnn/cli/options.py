@@ -25,6 +25,9 @@ def quantize_options(command: F) -> F:
     options = [
         click.option("--method", default="mse", help="mse, minmax, percentile[:P] or entropy. [mse]"),
         click.option("--keep-float", multiple=True, metavar="REGEX", help="Nodes that stay float (repeatable)."),
+        click.option(
+            "--quantize-only", multiple=True, metavar="REGEX", help="Nodes that may become INT8 (repeatable)."
+        ),
         click.option("--no-bias-correction", is_flag=True, help="Leave the mean error of weight rounding in."),
         *(
             click.option(
@@ -41,6 +44,12 @@ def quantize_options(command: F) -> F:
             default="separate",
             help="Scales of what a concatenation joins; shared saves engines a rescaling. [separate]",
         ),
+        click.option(
+            "--effort",
+            type=click.Choice(["fast", "balanced"]),
+            default="balanced",
+            help="balanced rounds weights so that their errors cancel, which takes longer. [balanced]",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -56,8 +65,10 @@ def quantize_config(options: dict[str, Any], scheme: str = "int8") -> QuantizeCo
         scheme=scheme,  # type: ignore[arg-type]
         method=parse(options["method"]),
         keep_float=options["keep_float"],
+        quantize_only=options["quantize_only"],
         bias_correction=not options["no_bias_correction"],
         concat=options["concat"],
+        effort=options["effort"],
         **{name: options[name] == "int8" for name in LAYERS},
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgecnn.cli.backend import ort_options, run_options, warn_about
+from edgecnn.cli.backend import run_options, session_options, warn_about
 from edgecnn.cli.output import common_options, emit
 
 __all__ = ["command"]
@@ -24,6 +24,7 @@ def command(
     images: tuple[Path, ...],
     top: int,
     variant: str | None,
+    backend: str,
     threads: int,
     provider: str,
     allow_unverified: bool,
@@ -40,7 +41,7 @@ def command(
     warn_about(opened)
     results, failed = [], []
     with Classifier(
-        opened, variant, allow_unverified=allow_unverified, options=ort_options(threads, provider)
+        opened, variant, allow_unverified=allow_unverified, options=session_options(backend, threads, provider)
     ) as classify:
         for image in images:
             try:
@@ -60,12 +61,13 @@ def command(
             )
             if not as_json:
                 _print(image, [(p.label, p.probability) for p in predictions], many=len(images) > 1)
-        used = classify.variant
+        used, ran = classify.variant, classify.session.backend
     if as_json:
         emit(
             {
                 "bundle": str(bundle),
                 "variant": used,
+                "backend": ran,
                 "untrained": opened.untrained,
                 "results": results,
                 "failed": failed,

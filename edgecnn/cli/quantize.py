@@ -34,7 +34,8 @@ def command(onnx: Path, out: Path, force: bool, as_json: bool, **options: Any) -
     """Quantize an ONNX file to INT8 with explicit Q/DQ."""
     from edgecnn.artifacts import cache_dir
     from edgecnn.calib import open_samples
-    from edgecnn.errors import OutputError
+    from edgecnn.calib.synthetic import parse_synthetic
+    from edgecnn.errors import DataError, OutputError
     from edgecnn.onnxio import open_model
     from edgecnn.quantize import quantize
 
@@ -42,6 +43,11 @@ def command(onnx: Path, out: Path, force: bool, as_json: bool, **options: Any) -
         raise OutputError(f"{out} exists already: choose another file, or replace it with --force")
     if not out.parent.is_dir():
         raise OutputError(f"cannot write {out}: {out.parent} is not a folder")
+    if parse_synthetic(options["calib"]) is not None:
+        raise DataError(
+            f"--calib {options['calib']} makes images from the PyTorch network, and {onnx.name} holds only its graph, without "
+            "BatchNorm statistics: use 'edgecnn export MODEL --int8 --calib synthetic', or give --calib a folder or photos"
+        )
     model = open_model(onnx)
     config = quantize_config(options, options["scheme"])
     preprocess = _preprocess(model, options["mean"], options["std"], options["input_size"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgecnn.cli.backend import ort_options, warn_about
+from edgecnn.cli.backend import backend_option, session_options, warn_about
 from edgecnn.cli.output import common_options, console, emit, progress_bar
 from edgecnn.cli.parity import print_report
 
@@ -17,9 +17,10 @@ __all__ = ["command"]
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of images to verify on besides the bundle's own.")
 @click.option("--bisect", is_flag=True, help="Name the first layer of each variant that departs from fp32.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="[as onnxruntime chooses]")
+@backend_option
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="[as the backend chooses]")
 @common_options
-def command(bundle: Path, data: Path | None, bisect: bool, threads: int, as_json: bool) -> int:
+def command(bundle: Path, data: Path | None, bisect: bool, backend: str, threads: int, as_json: bool) -> int:
     """Prove a BUNDLE on this device, without PyTorch.
 
     Golden pictures go through preprocessing and every variant and must give what PyTorch gave; variants are compared with
@@ -31,7 +32,7 @@ def command(bundle: Path, data: Path | None, bisect: bool, threads: int, as_json
     opened = Bundle.open(bundle, allow_unverified=True)
     warn_about(opened)
     with progress_bar(as_json) as progress:
-        report = verify_bundle(opened, data, options=ort_options(threads, "cpu"), progress=progress)
+        report = verify_bundle(opened, data, options=session_options(backend, threads), progress=progress)
         found = bisect_bundle(opened, data, progress=progress) if bisect else {}
     if as_json:
         extra = {"bisect": {name: part.to_json() for name, part in found.items()}} if bisect else {}

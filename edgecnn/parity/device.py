@@ -32,7 +32,7 @@ from edgecnn.runtime.session import Session
 from edgecnn.spec import Preprocess, TensorSpec
 
 if TYPE_CHECKING:
-    from edgecnn.runtime.ort import OrtOptions
+    from edgecnn.runtime.choice import Options
 
 __all__ = ["bisect_bundle", "bundle_samples", "picture_set", "verify_bundle"]
 
@@ -50,7 +50,7 @@ def verify_bundle(
     tolerances: Mapping[str, Tolerances] = DEFAULT_TOLERANCES,
     batch: int = 4,
     limit: int = 64,
-    options: OrtOptions | None = None,
+    options: Options | None = None,
     progress: Progress = silent,
 ) -> ParityReport:
     """Verify a bundle on this device.
@@ -63,7 +63,7 @@ def verify_bundle(
         tolerances: per precision.
         batch: size of the batched run, see :func:`~edgecnn.parity.stages.verify`.
         limit: how many pictures of a folder to use, spread evenly.
-        options: of the onnxruntime sessions.
+        options: as of :func:`edgecnn.runtime.load`; by default every variant runs on the backend that would run it.
         progress: called once a sample.
 
     Returns:
@@ -72,7 +72,7 @@ def verify_bundle(
     Raises:
         BundleError: the bundle cannot be read.
         DataError: no usable picture in the folder.
-        MissingDependencyError: onnxruntime is not installed.
+        MissingDependencyError: the backend is not installed.
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle, allow_unverified=True)

@@ -21,7 +21,7 @@ from edgecnn.runtime.classifier import run_pixels
 from edgecnn.runtime.preprocess import decode, fit
 
 if TYPE_CHECKING:
-    from edgecnn.runtime.ort import OrtOptions
+    from edgecnn.runtime.choice import Options
 
 __all__ = ["Evaluation", "VariantScore", "evaluate"]
 
@@ -81,7 +81,7 @@ def evaluate(
     variants: Sequence[str] | None = None,
     limit: int | None = None,
     allow_unverified: bool = False,
-    options: OrtOptions | None = None,
+    options: Options | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Measure a bundle's variants on labelled pictures, one picture at a time, as an application runs them.
@@ -92,7 +92,7 @@ def evaluate(
         variants: names; all of the bundle by default. fp32 runs in any case where there is one, being the reference.
         limit: use so many pictures, spread evenly over the classes.
         allow_unverified: evaluate a bundle or variant whose verification failed.
-        options: of the onnxruntime sessions.
+        options: as of :func:`edgecnn.runtime.load`.
         progress: called once a picture.
 
     Raises:

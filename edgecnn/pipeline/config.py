@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from edgecnn.calib.synthetic import parse_synthetic
 from edgecnn.errors import SpecError
 from edgecnn.export import ExportConfig
 from edgecnn.quantize.config import QuantizeConfig
+from edgecnn.quantize.search import Budget, Search
 
 if TYPE_CHECKING:
     from edgecnn.bench.timing import Timing
@@ -35,7 +37,9 @@ class PipelineConfig:
         target: ``cpu`` adds ``int8-cpu`` for onnxruntime's integer kernels to the TensorRT-valid ``int8``; ``auto`` is
             ``cpu`` on a machine without an NVIDIA GPU.
         quantize: method, placement, correction; its scheme is chosen by ``target``.
-        calib: a folder of images, an .npz or .npy of preprocessed tensors, or ``photos``.
+        budget: what quantization may cost: layers return to float until it holds. Measured on the verification images.
+        calib: a folder of images, an .npz or .npy of preprocessed tensors, ``photos``, or images made from the network itself:
+            ``synthetic`` (at most 90 s) or ``synthetic:fast``.
         calib_images: how many of them at most.
         deform: how deformable convolutions are written: ``standard`` (ONNX's DeformConv), ``gridsample`` (GridSample and MatMul,
             for runtimes that lack it) or ``plugin`` (``edgecnn::DeformConv2d``, for a TensorRT plugin).
@@ -57,6 +61,7 @@ class PipelineConfig:
     fp16: bool = False
     target: Target = "auto"
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    budget: Budget = field(default_factory=Budget)
     calib: str = "photos"
     calib_images: int = 128
     deform: Deform = "standard"
@@ -77,6 +82,9 @@ class PipelineConfig:
         for name in ("calib_images", "verify_images"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} must be at least 1, asked for {getattr(self, name)}")
+        parse_synthetic(self.calib)
+        if self.budget and not self.int8:
+            raise SpecError(f"{self.budget}: an accuracy budget is for INT8; ask for int8 too")
 
     @property
     def precision(self) -> str:
@@ -86,7 +94,7 @@ class PipelineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the main job made. Truthy when every stage passed verification.
+    """What the main job made. Truthy when every stage passed verification and every accuracy budget holds.
 
     Attributes:
         bundle: written and readable.
@@ -94,6 +102,7 @@ class Outcome:
         timings: variant -> latency on this machine, ratios to fp32; empty where it was not measured.
         seconds: step -> wall time.
         notes: what the reader should know.
+        searches: INT8 variant -> how its budget was kept, or what was reached; empty without a budget.
     """
 
     bundle: Bundle
@@ -101,10 +110,11 @@ class Outcome:
     timings: Mapping[str, Timing]
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
+    searches: Mapping[str, Search] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        """Whether verification passed."""
-        return bool(self.report)
+        """Whether verification passed and budgets hold."""
+        return bool(self.report) and all(self.searches.values())
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -128,4 +138,5 @@ class Outcome:
             "parity": self.report.to_json(),
             "seconds": {step: round(value, 3) for step, value in self.seconds.items()},
             "notes": list(self.notes),
+            "searches": {name: found.to_json() for name, found in self.searches.items()},
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import metadata
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from edgecnn import zoo
 from edgecnn.bench.timing import Timing, interleave
-from edgecnn.doctor import machine
 from edgecnn.pack import BundleContents, VariantContents, check_destination, make_golden, pack
-from edgecnn.parity.report import ParityReport
+from edgecnn.parity.report import ParityReport, StageResult
 from edgecnn.parity.samples import feed_for, real_images
 from edgecnn.parity.stages import Stage, verify
+from edgecnn.pipeline.backends import findings, open_others, other_stages, runnable, speed_of, split
 from edgecnn.pipeline.config import Outcome, PipelineConfig
 from edgecnn.pipeline.samples import Data, gather
 from edgecnn.pipeline.variants import EMULATED, Graphs, make_graphs
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 GOLDEN_IMAGES = 3
-TOOLS = ("edgecnn", "torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "numpy", "Pillow")
+TOOLS = ("edgecnn", "torch", "onnx", "onnx-ir", "onnxscript", "onnxsim", "onnxruntime", "openvino", "numpy", "Pillow")
 
 
 def run(
@@ -69,25 +69,36 @@ def run(
     with tempfile.TemporaryDirectory(prefix="edgecnn-") as scratch, ExitStack() as stack:
         with _step("build", seconds, progress):
             built = zoo.build(spec, config.weights, config.num_classes, progress, module=module)
-        data = gather(built.spec, config)
+        with _step("samples", seconds, progress):
+            data = gather(built, config, progress)
+        step = partial(_step, seconds=seconds, progress=progress)
         graphs = make_graphs(
-            built, data.calibration, config, Path(scratch), partial(_step, seconds=seconds, progress=progress), progress
+            built, data.calibration, data.held_out(built.spec, config), config, Path(scratch), step, progress
         )
-        options = OrtOptions(threads=config.threads)
-        sessions: dict[str, Session] = {
-            name: stack.enter_context(OrtSession(model.path, options)) for name, model in graphs.stages.items()
-        }
+        sessions = _sessions(graphs, config, stack)
         with _step("verify", seconds, progress):
             reference = stack.enter_context(_reference(built.module, built.spec, config))
             sets = data.sets(built.spec, pixels=config.embed_preprocess)
-            report = verify(_stages(reference, sessions, graphs), sets, progress=progress)
+            others = open_others(graphs, config, stack)
+            stages = _stages(reference, sessions, graphs) + other_stages(others, graphs)
+            report, failed = split(verify(stages, sets, progress=progress))
         variants = {name: sessions[name] for name in graphs.variants}
         with _step("measure", seconds, progress):
-            timings = _measure(variants, data, config, progress)
+            measured = _measure({**variants, **runnable(others, failed)}, data, config, progress)
+        graphs.notes += [*report.notes, *findings(measured)]
+        speeds = {name: speed_of(name, measured, failed, config) for name in graphs.variants}
         with _step("pack", seconds, progress):
-            contents = _contents(built, graphs, {**variants, "pytorch": reference}, report, timings, data, config)
+            golden = {**variants, "pytorch": reference}
+            contents = _contents(built, graphs, golden, report, failed, speeds, data, config)
             bundle = pack(to, contents, force=config.force)
-    return Outcome(bundle=bundle, report=report, timings=timings, seconds=seconds, notes=tuple(contents.notes))
+    return Outcome(
+        bundle=bundle,
+        report=report,
+        timings={name: timing for name, timing in measured.items() if name in variants},
+        seconds=seconds,
+        notes=tuple(contents.notes),
+        searches=graphs.searches,
+    )
 
 
 def _contents(
@@ -95,7 +106,8 @@ def _contents(
     graphs: Graphs,
     sessions: Mapping[str, Session],
     report: ParityReport,
-    timings: Mapping[str, Timing],
+    failed: Sequence[StageResult],
+    speeds: Mapping[str, Speed | None],
     data: Data,
     config: PipelineConfig,
 ) -> BundleContents:
@@ -105,12 +117,12 @@ def _contents(
     return BundleContents(
         spec=zoo.recorded(built.spec),
         weights=_weights(built.weights),
-        variants=[_variant(name, graphs, report, timings, config) for name in graphs.variants],
+        variants=[_variant(name, graphs, report, speeds[name]) for name in graphs.variants],
         labels=zoo.labels(built.spec),
         embedded=Embedded(preprocess=config.embed_preprocess, softmax=config.embed_softmax),
         golden=golden,
         ranges=graphs.ranges,
-        parity=report.to_json(),
+        parity=report.to_json() | {"failed_elsewhere": [stage.to_json() for stage in failed]},
         parity_summary=report.summary(),
         verified=bool(report),
         calibration=graphs.calibration,
@@ -125,6 +137,12 @@ def _reference(module: nn.Module, spec: ModelSpec, config: PipelineConfig) -> Se
     from edgecnn.parity.torch_runner import TorchSession
 
     return TorchSession(module, spec.inputs, output=config.export.output, output_name=spec.outputs[0].name)
+
+
+def _sessions(graphs: Graphs, config: PipelineConfig, stack: ExitStack) -> dict[str, Session]:
+    """Return every stage's graph on onnxruntime."""
+    options = OrtOptions(threads=config.threads)
+    return {name: stack.enter_context(OrtSession(model.path, options)) for name, model in graphs.stages.items()}
 
 
 def _stages(reference: Session, sessions: Mapping[str, Session], graphs: Graphs) -> list[Stage]:
@@ -150,14 +168,8 @@ def _measure(
     return interleave(sessions, feeds, baseline="fp32", seconds=config.measure_seconds, progress=progress)
 
 
-def _variant(
-    name: str, graphs: Graphs, report: ParityReport, timings: Mapping[str, Timing], config: PipelineConfig
-) -> VariantContents:
+def _variant(name: str, graphs: Graphs, report: ParityReport, speed: Speed | None) -> VariantContents:
     """Describe one graph for the bundle."""
-    timing = timings.get(name)
-    speed = None
-    if timing is not None:
-        speed = Speed(milliseconds=timing.median_ms, ratio=timing.ratio, threads=config.threads, machine=machine().arch)
     own = [stage for stage in report.stages if stage.name in (name, f"{name}-{EMULATED}")]
     return VariantContents(
         model=graphs.stages[name],

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edgecnn import zoo
+from edgecnn.artifacts import cache_dir
 from edgecnn.calib.data import ImageFolder, Photos, Samples, open_samples
+from edgecnn.calib.synthetic import parse_synthetic, synthesize
+from edgecnn.parity.labelled import read_labelled
 from edgecnn.parity.samples import SampleSet, edge_inputs, gaussian, real_images
+from edgecnn.pipeline.budget import HeldOut
 from edgecnn.pipeline.config import PipelineConfig
+from edgecnn.progress import Progress, silent
 from edgecnn.spec import ModelSpec
+from edgecnn.weights import digest
+
+if TYPE_CHECKING:
+    from edgecnn.zoo_build import Built
 
 __all__ = ["Data", "gather"]
 
@@ -45,6 +55,13 @@ class Data:
         noise = gaussian(first, preprocess if pixels else None)
         return [images, noise, edge_inputs(first, preprocess, pixels=pixels)]
 
+    def held_out(self, spec: ModelSpec, config: PipelineConfig) -> HeldOut:
+        """Return the verification images with their classes, where the folder of ``config.data`` has some."""
+        if config.data is None or not config.budget:
+            return HeldOut(self.verification)
+        labelled = read_labelled(config.data, spec.num_classes, zoo.labels(spec)).limited(self.limit)
+        return HeldOut(self.verification, labelled if labelled.classes else None)
+
     def pictures(self, count: int) -> list[Any]:
         """Return a few decoded pictures, for the golden file; from the photos where verification has only tensors."""
         found: Iterator[Any] | None = self.verification.pictures()
@@ -53,16 +70,16 @@ class Data:
         return [] if found is None else list(islice(found, count))
 
 
-def gather(spec: ModelSpec, config: PipelineConfig) -> Data:
-    """Open the calibration source, and find verification images that it does not use.
+def gather(built: Built, config: PipelineConfig, progress: Progress = silent) -> Data:
+    """Open the calibration source, or make it, and find verification images that it does not use.
 
     These are ``config.data`` where given; else images of the calibration folder beyond those used; else the built-in photos.
 
     Raises:
         DataError: a source is not usable.
     """
-    name, preprocess, limit = spec.inputs[0].name, spec.preprocess, config.verify_images
-    calibration = open_samples(config.calib, preprocess, config.calib_images, name)
+    name, preprocess, limit = built.spec.inputs[0].name, built.spec.preprocess, config.verify_images
+    calibration = _calibration(built, config, progress)
     verification: Samples | None = None
     note = ""
     if config.data is not None:
@@ -74,3 +91,23 @@ def gather(spec: ModelSpec, config: PipelineConfig) -> Data:
     if verification is None:
         verification = Photos(preprocess, limit=limit, input_name=name)
     return Data(calibration=calibration, verification=verification, quantized=config.int8, limit=limit, note=note)
+
+
+def _calibration(built: Built, config: PipelineConfig, progress: Progress) -> Samples:
+    """Return the calibration samples; synthetic ones are made only for a job that reads them."""
+    name, preprocess = built.spec.inputs[0].name, built.spec.preprocess
+    recipe = parse_synthetic(config.calib)
+    if recipe is None:
+        return open_samples(config.calib, preprocess, config.calib_images, name)
+    if not (config.int8 or config.fp16):
+        return Photos(preprocess, limit=config.calib_images, input_name=name)
+    return synthesize(
+        built.module,
+        preprocess,
+        recipe,
+        weights=digest(built.module),
+        limit=config.calib_images,
+        input_name=name,
+        cache=cache_dir() / "calibration" if config.use_cache else None,
+        progress=progress,
+    )

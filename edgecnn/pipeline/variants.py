@@ -13,6 +13,7 @@ from edgecnn.artifacts import OnnxModel, cache_dir
 from edgecnn.calib.data import Samples
 from edgecnn.doctor import machine
 from edgecnn.export import export
+from edgecnn.pipeline.budget import HeldOut, Within, told, within_budget
 from edgecnn.pipeline.config import PipelineConfig
 from edgecnn.progress import Progress
 from edgecnn.quantize import quantize, statistics_for
@@ -20,6 +21,7 @@ from edgecnn.simplify import simplify, transform
 
 if TYPE_CHECKING:
     from edgecnn.passes import Pass
+    from edgecnn.quantize.search import Search
     from edgecnn.spec import ModelSpec
     from edgecnn.zoo_build import Built
 
@@ -45,21 +47,29 @@ class Graphs:
         placements, ranges: of the quantized variants, JSON.
         calibration: where the ranges came from, JSON; None without INT8.
         notes: what the reader should know.
+        searches: quantized variant -> how its accuracy budget was kept.
     """
 
     stages: dict[str, OnnxModel] = field(default_factory=dict)
     after: dict[str, str] = field(default_factory=dict)
     variants: list[str] = field(default_factory=list)
-    placements: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    placements: dict[str, dict[str, Any]] = field(default_factory=dict)
     ranges: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
+    searches: dict[str, Search] = field(default_factory=dict)
 
 
 def make_graphs(
-    built: Built, samples: Samples, config: PipelineConfig, scratch: Path, step: Step, progress: Progress
+    built: Built,
+    samples: Samples,
+    held_out: HeldOut,
+    config: PipelineConfig,
+    scratch: Path,
+    step: Step,
+    progress: Progress,
 ) -> Graphs:
-    """Make the graphs that the configuration asks for, in ``scratch``."""
+    """Make the graphs that the configuration asks for, in ``scratch``; budgets are measured on ``held_out``."""
     graphs = Graphs()
     with step("export"):
         exported = export(
@@ -74,7 +84,7 @@ def make_graphs(
     variants = {"fp32": plain}
     if config.int8:
         with step("quantize"):
-            variants |= _quantized(graphs, plain, samples, config, scratch, progress)
+            variants |= _quantized(graphs, plain, samples, held_out, config, scratch, progress)
     if config.fp16:
         with step("fp16"):
             variants |= _halved(graphs, variants, samples, config, scratch, progress)
@@ -103,7 +113,13 @@ def _order(graphs: Graphs, chain: list[tuple[str, OnnxModel]], variants: Mapping
 
 
 def _quantized(
-    graphs: Graphs, model: OnnxModel, samples: Samples, config: PipelineConfig, scratch: Path, progress: Progress
+    graphs: Graphs,
+    model: OnnxModel,
+    samples: Samples,
+    held_out: HeldOut,
+    config: PipelineConfig,
+    scratch: Path,
+    progress: Progress,
 ) -> dict[str, OnnxModel]:
     """Return the INT8 graphs: ``int8`` always, ``int8-cpu`` where a CPU is the target."""
     cpu = config.target == "cpu" or (config.target == "auto" and not machine().nvidia)
@@ -114,14 +130,26 @@ def _quantized(
     )
     made = {}
     for scheme, own in configs.items():
-        result = quantize(model, samples, own, to=scratch / f"quantized.{scheme}.onnx", statistics=statistics)
+        to = scratch / f"quantized.{scheme}.onnx"
+        if config.budget:
+            how = Within(budget=config.budget, held_out=held_out, cache=cache, threads=config.threads)
+            result, found = within_budget(model, samples, own, how, to=to, statistics=statistics, progress=progress)
+            graphs.searches[scheme] = found
+            graphs.notes.append(told(scheme, found, config.budget, held_out))
+        else:
+            result = quantize(
+                model, samples, own, to=to, statistics=statistics, threads=config.threads, progress=progress
+            )
         made[scheme] = result.model
         graphs.placements[scheme] = result.placement.to_json()
+        if scheme in graphs.searches:
+            graphs.placements[scheme] |= {"budget": graphs.searches[scheme].to_json()}
         graphs.ranges[scheme] = result.ranges.to_json()
         graphs.calibration = {
             **samples.describe(),
             "hash": result.ranges.hashes["data"],
             "method": dict(result.ranges.method),
+            "effort": own.effort,
             "reused": result.ranges.reused,
         }
     return made

@@ -16,7 +16,7 @@ from edgecnn.quantize.rules import Decision, Placement
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["activation_scale", "insert", "quantize_weight"]
+__all__ = ["activation_scale", "insert", "integer_bias", "quantize_weight"]
 
 Array = NDArray[Any]
 
@@ -36,6 +36,14 @@ def quantize_weight(weight: Array, axis: int) -> tuple[Array, Array]:
     scale = np.where(peak > 0, peak / 127, 1.0).astype(np.float32)
     shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
     return np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8), scale
+
+
+def integer_bias(bias: Array, scale: Array) -> tuple[Array, Array]:
+    """Return (int32 bias, its float32 scale): in units of input scale times weight scale, as integer kernels accumulate."""
+    scale = scale.astype(np.float32)
+    limits = np.iinfo(np.int32)
+    exact = np.rint(bias.astype(np.float64) / scale)
+    return np.clip(exact, limits.min, limits.max).astype(np.int32), scale
 
 
 def insert(
@@ -149,10 +157,7 @@ class _Writer:
         bias = node.inputs[2]
         assert bias is not None
         assert bias.const_value is not None
-        scale = scale.astype(np.float32)
-        limits = np.iinfo(np.int32)
-        exact = np.rint(bias.const_value.numpy().astype(np.float64) / scale)
-        integers = np.clip(exact, limits.min, limits.max).astype(np.int32)
+        integers, scale = integer_bias(bias.const_value.numpy(), scale)
         name = f"{node.name}.bias"
         inputs = [self._constant(f"{name}_quantized", integers), self._constant(f"{name}_scale", scale)]
         node.replace_input_with(2, self._node(node, "DequantizeLinear", inputs, f"{name}_dequantized", 0))

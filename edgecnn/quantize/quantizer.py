@@ -83,13 +83,13 @@ def quantize(
 
     Args:
         model: float32, opset 13 or newer (per-channel QuantizeLinear).
-        samples: for the ranges; not read where ``statistics`` are given.
+        samples: for the ranges, which ``statistics`` replace, and for weight correction, unless ``config.effort`` is ``fast``.
         config: scheme, method, placement, exceptions.
         to: the file to write.
         statistics: of :func:`statistics_for`, so that several quantizations share one pass; None collects them.
         cache: folder of content-keyed statistics; None collects anew.
-        threads: cores to use while calibrating; 0 uses all.
-        progress: told about samples.
+        threads: cores to use; 0 uses all.
+        progress: told about samples, then about layers.
 
     Raises:
         GraphError: quantized already, too old an opset, or nothing to quantize.
@@ -111,6 +111,13 @@ def quantize(
     means = statistics.means_of(placement.weight_inputs) if config.bias_correction else {}
     insert(graph, placement, ranges.tensors, config, means)
     graph.graph.sort()
+    if config.effort == "balanced" and placement.weight_inputs:
+        from edgecnn.quantize.correct import Correction
+
+        layers = [decision.node for decision in placement.decisions if decision.weight]
+        Correction().apply(
+            graph, model.path, layers, samples, biases=config.bias_correction, threads=threads, progress=progress
+        )
     graph.metadata_props["edgecnn.precision"] = config.scheme
     step = Lineage(
         stage="quantize",

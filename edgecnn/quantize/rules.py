@@ -90,14 +90,14 @@ def plan(model: ir.Model, config: QuantizeConfig) -> Placement:
 
     Raises:
         GraphError: the graph is quantized already, or has nothing to quantize.
-        SpecError: a keep_float pattern finds no node.
+        SpecError: a pattern of keep_float or quantize_only finds no node.
     """
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph):
         raise GraphError("this graph holds QuantizeLinear already: quantize the float model it was made from")
     structure = Structure(model)
     rules = _Rules(structure, config)
     decisions = tuple(rules.decide(node) for node in model.graph if node.op_type not in SILENT)
-    if not any(decision.weight for decision in decisions):
+    if not any(decision.quantized for decision in decisions):
         raise GraphError("nothing to quantize: the graph has no convolution or Gemm with constant weights left to INT8")
     if config.symmetric:
         if config.concat == "shared":
@@ -121,21 +121,24 @@ class _Rules:
     def __init__(self, structure: Structure, config: QuantizeConfig) -> None:
         """Find the nodes that the user keeps float."""
         self.structure, self.config = structure, config
-        self.kept = dict.fromkeys(self._found(config.keep_float), "kept float as asked")
+        self.kept = dict.fromkeys(self._found("keep_float"), "kept float as asked")
+        if config.quantize_only:
+            others = set(structure.nodes) - self._found("quantize_only")
+            self.kept |= dict.fromkeys(others, "not among the nodes to quantize")
         if not config.first_layer:
             self.kept |= dict.fromkeys(structure.first, "reads the image: kept float as asked")
         if not config.last_layer:
             self.kept |= dict.fromkeys(structure.last, "the classifier: kept float as asked")
 
-    def _found(self, patterns: tuple[str, ...]) -> set[str]:
-        """Return the nodes that patterns find."""
+    def _found(self, option: str) -> set[str]:
+        """Return the nodes that an option's patterns find."""
         nodes = self.structure.nodes
         kept: set[str] = set()
-        for pattern in patterns:
+        for pattern in getattr(self.config, option):
             found = {name for name in nodes if re.search(pattern, name)}
             if not found:
                 some = ", ".join(name for name, node in nodes.items() if node.op_type == "Conv")[:200]
-                raise SpecError(f"keep_float {pattern!r} finds no node; convolutions are {some} ...")
+                raise SpecError(f"{option} {pattern!r} finds no node; convolutions are {some} ...")
             kept |= found
         return kept
 

@@ -1,6 +1,6 @@
 """What an application embeds: open a bundle, run it, classify pictures.
 
-Needs numpy; decoding pictures needs Pillow and running onnxruntime, each imported when first used. PyTorch, onnx and the
+Needs numpy; decoding pictures needs Pillow, and running onnxruntime or OpenVINO, each imported when first used. PyTorch, onnx and the
 command line's packages are never touched.
 
 ::
@@ -15,19 +15,25 @@ command line's packages are never touched.
 """
 
 from edgecnn.runtime.bundle import Bundle, load
+from edgecnn.runtime.choice import AutoOptions, Choice
 from edgecnn.runtime.classifier import Classifier, Prediction, softmax
 from edgecnn.runtime.fake import FakeSession
 from edgecnn.runtime.golden import SelfTest, selftest
 from edgecnn.runtime.manifest import Manifest, Speed, Variant
+from edgecnn.runtime.openvino import OpenVinoOptions, OpenVinoSession
 from edgecnn.runtime.ort import OrtOptions, OrtSession
 from edgecnn.runtime.session import Array, Session
 
 __all__ = [
     "Array",
+    "AutoOptions",
     "Bundle",
+    "Choice",
     "Classifier",
     "FakeSession",
     "Manifest",
+    "OpenVinoOptions",
+    "OpenVinoSession",
     "OrtOptions",
     "OrtSession",
     "Prediction",

@@ -6,9 +6,9 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -20,12 +20,12 @@ from edgecnn.errors import (
     UserError,
 )
 from edgecnn.runtime.checks import regular_file
+from edgecnn.runtime.choice import BACKENDS, Choice, Options, Target, choose, default_variant, slower
 from edgecnn.runtime.manifest import MANIFEST, Manifest, Variant
+from edgecnn.runtime.openvino import OpenVinoOptions, OpenVinoSession
+from edgecnn.runtime.ort import OrtOptions, OrtSession
 from edgecnn.runtime.session import Array, Session
 from edgecnn.spec import ModelSpec, Preprocess
-
-if TYPE_CHECKING:
-    from edgecnn.runtime.ort import OrtOptions
 
 __all__ = ["GOLDEN", "PARITY", "RANGES", "Bundle", "load"]
 
@@ -36,11 +36,6 @@ RANGES = "ranges.json"
 Check = Literal["full", "sizes"]
 
 _LARGEST_MANIFEST = 64 << 20
-_PREFERENCE = {
-    "cpu": ("int8-cpu", "fp32", "fp16", "int8", "int8-fp16"),
-    "gpu": ("fp16", "fp32", "int8-fp16", "int8", "int8-cpu"),
-}
-_BACKENDS = ("onnxruntime",)
 
 
 class Bundle:
@@ -134,25 +129,19 @@ class Bundle:
         """Return a variant's ONNX file. Raises UserError for an unknown variant."""
         return self.path / self.variant(variant).file
 
-    def default_variant(self, target: Literal["cpu", "gpu"] = "cpu") -> str:
-        """Return the variant to run when none was asked for.
+    def default_variant(self, target: Target = "cpu") -> str:
+        """Return the variant to run on onnxruntime when none was asked for; see :func:`edgecnn.runtime.choice.default_variant`."""
+        return default_variant(self.variants, target)
 
-        On a CPU that is ``int8-cpu`` if the bundle has it, it is verified, and it was not measured to be slower than fp32 when
-        the bundle was written; else ``fp32``. The TensorRT-valid ``int8`` is never preferred there: onnxruntime's CPU
-        kernels run it slower than fp32. On a GPU through onnxruntime it is ``fp16`` under the same conditions, else
-        ``fp32``. A bundle without fp32 gives the first of these that it has, verified ones before others.
+    def choose(self, variant: str | None = None, backend: str | None = None, options: Options | None = None) -> Choice:
+        """Return the variant and backend that :meth:`session` runs; see :func:`edgecnn.runtime.choice.choose`.
+
+        Raises:
+            UserError: an unknown variant or backend, or options of another backend.
         """
-        order = [name for name in _PREFERENCE[target] if name in self.variants]
-        order += [name for name in self.variants if name not in order]
-        verified = [name for name in order if self.variants[name].verified]
-        usable = [name for name in verified if not self._slower(name)]
-        last = ["fp32"] if "fp32" in self.variants else order
-        return (usable or verified or last)[0]
-
-    def _slower(self, name: str) -> bool:
-        """Whether a variant was measured to be no faster than fp32."""
-        speed = self.variants[name].speed
-        return name != "fp32" and speed is not None and speed.ratio >= 1
+        if variant is not None:
+            self.variant(variant)
+        return choose(self.variants, variant, backend, options)
 
     def alarms(self) -> tuple[str, ...]:
         """Return why the bundle's predictions must not be relied on, one line each; empty when there is no reason."""
@@ -169,10 +158,11 @@ class Bundle:
         for name, variant in self.variants.items():
             if self.manifest.verified and not variant.verified:
                 found.append(f"variant {name} is not verified")
-            if variant.speed is not None and self._slower(name):
-                found.append(
-                    f"variant {name} was {variant.speed.ratio:.2f}x fp32's time when it was measured: not faster"
-                )
+            found += [
+                f"variant {name} took {ratio:.2f}x fp32's time on {backend} when it was measured: not faster there"
+                for backend in BACKENDS
+                if (ratio := slower(self.variants, name, backend))
+            ]
         return (*found, *self.manifest.notes)
 
     def golden(self) -> dict[str, Array]:
@@ -207,22 +197,18 @@ class Bundle:
         backend: str | None = None,
         *,
         allow_unverified: bool = False,
-        options: OrtOptions | None = None,
+        options: Options | None = None,
     ) -> Session:
         """Make a variant ready to run; see :func:`load`."""
-        from edgecnn.runtime.ort import OrtOptions, OrtSession
-
-        if backend not in (None, *_BACKENDS):
-            raise UserError(f"backend {backend!r} is not one of {', '.join(_BACKENDS)}")
-        options = options or OrtOptions()
-        name = variant or self.default_variant(target_of(options.provider_names))
-        chosen = self.variant(name)
-        if not chosen.verified and not allow_unverified:
+        choice = self.choose(variant, backend, options)
+        chosen = self.variants[choice.variant]
+        if not chosen.verified_on(choice.backend) and not allow_unverified:
+            where = f" on {choice.backend}" if chosen.verified else ""
             raise BundleUnverifiedError(
-                f"{self.path}: variant {name} failed verification when it was written (see {PARITY}); "
+                f"{self.path}: variant {choice.variant} failed verification{where} when it was written (see {PARITY}); "
                 "loading it all the same needs allow_unverified=True"
             )
-        session = OrtSession(self.path / chosen.file, options)
+        session = _start(self.path / chosen.file, choice.backend, options)
         for kind, found, wanted in (
             ("inputs", session.inputs, chosen.inputs),
             ("outputs", session.outputs, chosen.outputs),
@@ -263,20 +249,22 @@ def load(
     backend: str | None = None,
     *,
     allow_unverified: bool = False,
-    options: OrtOptions | None = None,
+    options: Options | None = None,
 ) -> Session:
     """Open a bundle and make one of its variants ready to run.
 
     Args:
         path: the bundle's folder.
-        variant: ``fp32``, ``fp16``, ``int8``, ``int8-fp16`` or ``int8-cpu``; by default :meth:`Bundle.default_variant` of the machine.
-        backend: ``onnxruntime``, also the default.
+        variant: ``fp32``, ``fp16``, ``int8``, ``int8-fp16`` or ``int8-cpu``; by default what :meth:`Bundle.choose` chooses.
+        backend: ``onnxruntime``, ``openvino``, or by default ``auto``: whichever runs the variant faster, by what was measured when
+            the bundle was written; onnxruntime where nothing was.
         allow_unverified: load a bundle or variant whose verification failed.
-        options: of the backend: threads, providers.
+        options: :class:`~edgecnn.runtime.ort.OrtOptions` or :class:`~edgecnn.runtime.openvino.OpenVinoOptions`, which choose
+            their backend, or :class:`~edgecnn.runtime.choice.AutoOptions`.
 
     Raises:
         BundleError: as :meth:`Bundle.open`.
-        UserError: an unknown variant or backend.
+        UserError: an unknown variant or backend, or options of another backend.
         BackendError: the backend refuses the model.
         MissingDependencyError: the backend is not installed.
     """
@@ -284,10 +272,13 @@ def load(
     return bundle.session(variant, backend, allow_unverified=allow_unverified, options=options)
 
 
-def target_of(providers: Iterable[str]) -> Literal["cpu", "gpu"]:
-    """Return what kind of device the first execution provider stands for."""
-    first = next(iter(providers), "")
-    return "gpu" if any(word in first for word in ("CUDA", "Tensor", "ROCM", "MIGraphX", "Dml", "WebGpu")) else "cpu"
+def _start(model: Path, backend: str, options: Options | None) -> Session:
+    """Make a session of a backend with its own options, or with what every backend can be told."""
+    threads = options.threads if options else 0
+    if backend == "openvino":
+        own = options if isinstance(options, OpenVinoOptions) else OpenVinoOptions(threads=threads)
+        return OpenVinoSession(model, own)
+    return OrtSession(model, options if isinstance(options, OrtOptions) else OrtOptions(threads=threads))
 
 
 def _read_manifest(root: Path) -> Manifest:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from edgecnn.errors import BackendError, UserError
-from edgecnn.runtime.bundle import Bundle, target_of
+from edgecnn.runtime.bundle import Bundle
 from edgecnn.runtime.preprocess import ImageSource, decode, fit, normalize
 from edgecnn.runtime.session import Array, Session
 from edgecnn.spec import Preprocess
@@ -19,7 +19,7 @@ from edgecnn.spec import Preprocess
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgecnn.runtime.ort import OrtOptions
+    from edgecnn.runtime.choice import Options
 
 __all__ = ["Classifier", "Prediction", "run_pixels", "softmax"]
 
@@ -72,7 +72,7 @@ class Classifier:
         backend: str | None = None,
         *,
         allow_unverified: bool = False,
-        options: OrtOptions | None = None,
+        options: Options | None = None,
         session: Session | None = None,
         batch_size: int = 16,
     ) -> None:
@@ -86,9 +86,9 @@ class Classifier:
         self.batch_size = batch_size
         self.variant = ""
         if session is None:
-            providers = options.provider_names if options else ()
-            self.variant = variant or bundle.default_variant(target_of(providers))
-            session = bundle.session(self.variant, backend, allow_unverified=allow_unverified, options=options)
+            choice = bundle.choose(variant, backend, options)
+            self.variant = choice.variant
+            session = bundle.session(choice.variant, choice.backend, allow_unverified=allow_unverified, options=options)
         self.session = session
 
     def __call__(self, images: ImageSource | Sequence[ImageSource], top: int = 5) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgecnn.errors import BundleCorruptError
-from edgecnn.runtime.bundle import GOLDEN, Bundle, target_of
+from edgecnn.runtime.bundle import GOLDEN, Bundle
 from edgecnn.runtime.classifier import run_pixels
 from edgecnn.runtime.preprocess import fit, normalize
 from edgecnn.runtime.session import Array
@@ -18,7 +18,7 @@ from edgecnn.runtime.session import Array
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edgecnn.runtime.ort import OrtOptions
+    from edgecnn.runtime.choice import Options
 
 __all__ = ["LOGIT_TOLERANCE", "SelfTest", "selftest"]
 
@@ -87,7 +87,7 @@ def selftest(
     variant: str | None = None,
     backend: str | None = None,
     *,
-    options: OrtOptions | None = None,
+    options: Options | None = None,
 ) -> SelfTest:
     """Compare golden images -> preprocessed tensors -> logits with what this device computes.
 
@@ -104,11 +104,12 @@ def selftest(
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle, allow_unverified=True)
-    name = variant or bundle.default_variant(target_of(options.provider_names if options else ()))
+    choice = bundle.choose(variant, backend, options)
+    name = choice.variant
     chosen = bundle.variant(name)
     images, tensors, expected = _golden(bundle, name)
     pixels = np.stack([fit(image, bundle.preprocess) for image in images])
-    with bundle.session(name, backend, allow_unverified=True, options=options) as session:
+    with bundle.session(name, choice.backend, allow_unverified=True, options=options) as session:
         start = perf_counter()
         logits = np.concatenate([run_pixels(session, row[None], bundle.preprocess) for row in pixels])
         seconds = perf_counter() - start

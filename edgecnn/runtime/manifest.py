@@ -20,7 +20,18 @@ from edgecnn.errors import BundleCorruptError, BundleError, BundleSchemaError, S
 from edgecnn.runtime.checks import Fields, bundle_path
 from edgecnn.spec import ModelSpec, Preprocess, TensorSpec
 
-__all__ = ["MANIFEST", "SCHEMA", "Embedded", "FileRecord", "Labels", "Manifest", "Speed", "Variant", "Weights"]
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "BackendSpeed",
+    "Embedded",
+    "FileRecord",
+    "Labels",
+    "Manifest",
+    "Speed",
+    "Variant",
+    "Weights",
+]
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -112,6 +123,31 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BackendSpeed:
+    """A measurement on another backend, in the same run.
+
+    Attributes:
+        milliseconds: median latency of one image.
+        ratio: to fp32's on the main backend (:attr:`Speed.backend`), so that backends can be compared.
+        verified: whether the variant passed verification on this backend.
+    """
+
+    milliseconds: float
+    ratio: float
+    verified: bool
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "backend") -> Self:
+        """Read a JSON object. Raises BundleSchemaError."""
+        read = Fields(data, where)
+        return cls(
+            milliseconds=read.number("milliseconds", low=0),
+            ratio=read.number("ratio", low=0),
+            verified=read.boolean("verified"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Speed:
     """A measurement at export.
 
@@ -119,6 +155,7 @@ class Speed:
         milliseconds: median latency of one image.
         ratio: to the fp32 variant's, measured in the same run; below 1 is faster.
         backend, threads, machine: what it was measured on.
+        backends: the same on other backends, by name.
     """
 
     milliseconds: float
@@ -126,17 +163,28 @@ class Speed:
     backend: str = "onnxruntime"
     threads: int = 0
     machine: str = ""
+    backends: Mapping[str, BackendSpeed] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Freeze the mapping."""
+        object.__setattr__(self, "backends", MappingProxyType(dict(self.backends)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return _plain(self) | {"backends": {name: _plain(other) for name, other in self.backends.items()}}
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
         """Read a JSON object. Raises BundleSchemaError."""
         read = Fields(data, "speed")
+        others = read.mapping_or_none("backends") or {}
         return cls(
             milliseconds=read.number("milliseconds", low=0),
             ratio=read.number("ratio", low=0),
             backend=read.text("backend", "onnxruntime"),
             threads=read.integer("threads", 0, low=0),
             machine=read.text("machine", ""),
+            backends={name: BackendSpeed.from_json(value, f"speed on {name[:40]!r}") for name, value in others.items()},
         )
 
 
@@ -165,6 +213,11 @@ class Variant:
     verified: bool = False
     speed: Speed | None = None
 
+    def verified_on(self, backend: str) -> bool:
+        """Whether it passed verification, and did not fail it on this backend (it may not have been tried there)."""
+        other = self.speed.backends.get(backend) if self.speed else None
+        return self.verified and (other is None or other.verified)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         return {
@@ -177,7 +230,7 @@ class Variant:
             "lineage": [step.to_json() for step in self.lineage],
             "placement": None if self.placement is None else dict(self.placement),
             "verified": self.verified,
-            "speed": None if self.speed is None else _plain(self.speed),
+            "speed": None if self.speed is None else self.speed.to_json(),
         }
 
     @classmethod

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgecnn.errors import BackendError, EdgecnnError, UserError
 from edgecnn.optional import need
-from edgecnn.runtime.session import Array, Session
+from edgecnn.runtime.session import Array, Session, check_count, model_source
 from edgecnn.spec import Dim, TensorSpec
 
 __all__ = ["ALWAYS_DISABLED", "OrtBinding", "OrtOptions", "OrtSession", "available_providers"]
@@ -72,9 +72,7 @@ class OrtOptions:
     def __post_init__(self) -> None:
         """Check and freeze the values."""
         for name in ("threads", "inter_threads"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise UserError(f"onnxruntime: {name} must be a whole number of at least 0, found {value!r}")
+            check_count("onnxruntime", name, getattr(self, name))
         if self.optimize not in get_args(Optimize):
             raise UserError(f"onnxruntime: optimize {self.optimize!r} is not one of {', '.join(get_args(Optimize))}")
         providers: Any = self.providers
@@ -110,7 +108,7 @@ class OrtSession(Session):
         ort = _onnxruntime()
         self.options = options
         self._where = "the model" if isinstance(model, bytes) else Path(model).name
-        source = _source(model)
+        source = model_source(model)
         _check_providers(ort, options)
         try:
             session = ort.InferenceSession(
@@ -222,20 +220,6 @@ def _onnxruntime() -> ModuleType:
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     return need("onnxruntime")
-
-
-def _source(model: Path | str | bytes) -> str | bytes:
-    """Return what InferenceSession takes, having ruled out what it explains badly."""
-    if isinstance(model, bytes):
-        if not model:
-            raise UserError("the ONNX model is empty (0 bytes)")
-        return model
-    path = Path(model)
-    if not path.is_file():
-        raise UserError(f"no ONNX file at {path}")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty (0 bytes): export it again")
-    return str(path)
 
 
 def _check_providers(ort: Any, options: OrtOptions) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from edgecnn.errors import UserError
 from edgecnn.spec import TensorSpec
 
-__all__ = ["Array", "Session"]
+__all__ = ["Array", "Session", "check_count", "model_source"]
 
 Array = NDArray[Any]
 
@@ -85,3 +86,27 @@ class Session(ABC):
         )
         if not fits:
             raise UserError(f"input {spec.name!r} must have shape {list(spec.shape)}, found {list(array.shape)}")
+
+
+def model_source(model: Path | str | bytes) -> str | bytes:
+    """Return an ONNX model as backends take it, having ruled out what they explain badly.
+
+    Raises:
+        UserError: there is no such file, or it is empty.
+    """
+    if isinstance(model, bytes):
+        if not model:
+            raise UserError("the ONNX model is empty (0 bytes)")
+        return model
+    path = Path(model)
+    if not path.is_file():
+        raise UserError(f"no ONNX file at {path}")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty (0 bytes): export it again")
+    return str(path)
+
+
+def check_count(backend: str, name: str, value: object) -> None:
+    """Refuse an option that is not a whole number of at least 0. Raises UserError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(f"{backend}: {name} must be a whole number of at least 0, found {value!r}")

@@ -117,6 +117,10 @@ def test_doctor_shows_a_known_bad_combination(cli: Cli, monkeypatch: pytest.Monk
         installed["onnxruntime"] = "1.29.0"
     if "10.2.0" in bad.what:
         installed["tensorrt"] = "10.2.0"
+    if "openvino" in bad.what.lower():
+        installed["openvino"] = "2026.4.1"
+    if "bfloat16" in bad.what:
+        here = replace(here, cpu_flags=frozenset({"avx2", "avx512_bf16"}))
     monkeypatch.setattr(doctor, "_version", lambda name: installed.get(name, ""))
     monkeypatch.setattr(doctor, "machine", lambda: here)
     result = cli("doctor", "--json")
@@ -168,7 +172,7 @@ def test_predict(cli: Cli, tiny: Path, pictures: list[Path]) -> None:
     result = cli("predict", tiny, *pictures, "--top", "2", "--json")
     assert (result.code, result.err) == (0, "")
     document = result.document
-    assert set(document) == {"bundle", "variant", "untrained", "results", "failed"}
+    assert set(document) == {"bundle", "variant", "backend", "untrained", "results", "failed"}
     assert (document["variant"], document["untrained"], document["failed"]) == ("int8-cpu", False, [])
     with Classifier(tiny) as classify:
         for path, row in zip(pictures, document["results"], strict=True):

@@ -14,9 +14,9 @@ from edgecnn.onnxio import load_ir
 from edgecnn.quantize import QuantizeConfig, plan, quantize
 
 CONFIGS = {
-    "int8": QuantizeConfig(method=MinMax()),
-    "int8-shared": QuantizeConfig(method=MinMax(), concat="shared"),
-    "int8-cpu": QuantizeConfig(method=MinMax(), scheme="int8-cpu"),
+    "int8": QuantizeConfig(effort="fast", method=MinMax()),
+    "int8-shared": QuantizeConfig(effort="fast", method=MinMax(), concat="shared"),
+    "int8-cpu": QuantizeConfig(effort="fast", method=MinMax(), scheme="int8-cpu"),
 }
 CASES = tuple(
     f"{net}.{config}" for net in structures.NETS for config in CONFIGS if config != "int8-shared" or net == "inception"

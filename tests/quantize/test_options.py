@@ -73,7 +73,7 @@ def test_a_layer_that_stays_float_keeps_its_weights(exported: Exported, images: 
 
 def test_shared_concatenations_have_one_scale_the_largest(exported: Exported, images: InMemory, tmp_path: Path) -> None:
     def scales(concat: str) -> dict[str, float]:
-        config = QuantizeConfig(method=MinMax(), concat=concat)  # type: ignore[arg-type]
+        config = QuantizeConfig(effort="fast", method=MinMax(), concat=concat)  # type: ignore[arg-type]
         graph = load_ir(
             quantize(exported("inception"), images, config, to=tmp_path / f"{concat}.onnx").model.path
         ).graph
@@ -112,7 +112,10 @@ def test_every_option_gives_a_network_close_to_the_float_one(
 def test_one_pass_serves_every_scheme_and_method_and_a_second_run_needs_none(
     exported: Exported, counting: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    configs = [QuantizeConfig(), QuantizeConfig(scheme="int8-cpu"), QuantizeConfig(method=Entropy())]
+    configs = [
+        QuantizeConfig(effort="fast", **options)  # type: ignore[arg-type]
+        for options in ({}, {"scheme": "int8-cpu"}, {"method": Entropy()})
+    ]
     statistics = statistics_for(exported("inception"), counting, configs, cache=tmp_path)
     for index, config in enumerate(configs):
         quantize(exported("inception"), counting, config, to=tmp_path / f"{index}.onnx", statistics=statistics)
@@ -131,8 +134,8 @@ def test_another_scheme_adds_to_the_cache_what_it_lacks(exported: Exported, coun
             exported("residual"), counting, config, to=tmp_path / "q.onnx", cache=tmp_path / "c"
         ).ranges.reused
 
-    cpu = QuantizeConfig(scheme="int8-cpu")
-    assert [reused(QuantizeConfig()), reused(cpu), reused(QuantizeConfig()), reused(cpu)] == [False, False, True, True]
+    plain, cpu = QuantizeConfig(effort="fast"), QuantizeConfig(scheme="int8-cpu", effort="fast")
+    assert [reused(plain), reused(cpu), reused(plain), reused(cpu)] == [False, False, True, True]
     assert counting.passes == 2
     assert len(list((tmp_path / "c").iterdir())) == 1
 
@@ -170,6 +173,7 @@ def test_a_static_batch_is_filled_and_its_padding_not_counted(
     [
         ({"scheme": "int4"}, "int8, int8-cpu"),
         ({"concat": "one"}, "separate, shared"),
+        ({"effort": "max"}, "fast, balanced"),
         ({"depthwise": "float"}, "depthwise must be True or False"),
         ({"method": "mse"}, "must be a Method"),
         ({"keep_float": ("(",)}, "not a regular expression"),
@@ -181,12 +185,13 @@ def test_options_are_checked(options: dict[str, Any], message: str) -> None:
 
 
 def test_the_options_are_in_the_lineage(exported: Exported, images: InMemory, tmp_path: Path) -> None:
-    config = QuantizeConfig(first_layer=False, last_layer=False, depthwise=False, concat="shared")
+    config = QuantizeConfig(first_layer=False, last_layer=False, depthwise=False, concat="shared", effort="fast")
     made = quantize(exported("inverted"), images, config, to=tmp_path / "q.onnx").model
     recorded = made.lineage[-1].config
-    assert {name: recorded[name] for name in ("first_layer", "last_layer", "depthwise", "concat")} == {
+    assert {name: recorded[name] for name in ("first_layer", "last_layer", "depthwise", "concat", "effort")} == {
         "first_layer": False,
         "last_layer": False,
         "depthwise": False,
         "concat": "shared",
+        "effort": "fast",
     }

@@ -8,14 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import nn
 
 from edgecnn.artifacts import OnnxModel
 from edgecnn.calib import InMemory, MinMax
 from edgecnn.errors import GraphError, SpecError
 from edgecnn.export import export
-from edgecnn.onnxio import load_ir
+from edgecnn.onnxio import load_ir, open_model
 from edgecnn.quantize import QuantizeConfig, plan, quantize
 from edgecnn.quantize.qdq import activation_scale, quantize_weight
 from edgecnn.runtime import OrtOptions, OrtSession
@@ -165,10 +165,31 @@ def test_bias_correction_removes_the_mean_error_of_weight_rounding(
     model: OnnxModel, samples: InMemory, tmp_path: Path
 ) -> None:
     def error(correct: bool) -> float:
-        config = QuantizeConfig(method=MinMax(), bias_correction=correct)
+        config = QuantizeConfig(effort="fast", method=MinMax(), bias_correction=correct)
         made = quantize(model, samples, config, to=tmp_path / "q.onnx").model
         with OrtSession(model.path) as exact, OrtSession(made.path) as found:
             runs = [(exact.run(feed)["logits"], found.run(feed)["logits"]) for feed in samples]
         return float(np.abs(np.mean([b - a for a, b in runs], axis=0)).mean())
 
     assert error(True) < error(False)
+
+
+def test_nodes_without_names_are_quantized_each_on_its_own(tmp_path: Path) -> None:
+    """As other exporters write them: a decision is recorded by name."""
+    draw = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(draw.standard_normal((3, 3, 3, 3)).astype(np.float32), f"w{i}") for i in (0, 1)]
+    nodes = [
+        helper.make_node("Conv", ["input", "w0"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w1"], ["c"], pads=[1, 1, 1, 1], name="twice"),
+        helper.make_node("Relu", ["c"], ["logits"], name="twice"),
+    ]
+    borders = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3, 8, 8]) for name in ("input", "logits")
+    ]
+    graph = helper.make_graph(nodes, "g", borders[:1], borders[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "x.onnx")
+    samples = InMemory(draw.standard_normal((4, 3, 8, 8)).astype(np.float32))
+    result = quantize(open_model(tmp_path / "x.onnx"), samples, to=tmp_path / "q.onnx")
+    assert [decision.node for decision in result.placement.decisions] == ["a/Conv", "b/Relu", "twice", "logits/Relu"]
+    assert sum(node.op_type == "QuantizeLinear" for node in load_ir(result.model.path).graph) == 2

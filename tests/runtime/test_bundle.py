@@ -24,7 +24,7 @@ from edgecnn.errors import (
 )
 from edgecnn.pack import VariantContents
 from edgecnn.runtime import Bundle, OrtOptions, Speed, load
-from edgecnn.runtime.bundle import target_of
+from edgecnn.runtime.choice import target_of
 from edgecnn.runtime.manifest import Weights
 
 

@@ -75,21 +75,23 @@ def test_absent_backend_and_pillow_name_the_line_that_installs_them(tiny: Path) 
     code = """
 import sys
 sys.modules["onnxruntime"] = None
+sys.modules["openvino"] = None
 sys.modules["PIL"] = None
 from edgecnn.errors import MissingDependencyError
 from edgecnn.runtime import Bundle, load
 from edgecnn.runtime.preprocess import decode
 bundle = Bundle.open(sys.argv[1])
-for call in (lambda: load(sys.argv[1]), lambda: decode("a.png")):
+for call in (lambda: load(sys.argv[1]), lambda: load(sys.argv[1], backend="openvino"), lambda: decode("a.png")):
     try:
         call()
     except MissingDependencyError as error:
         print(error)
 """
     lines = python(code, str(tiny)).splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert "pip install 'edgecnn[cpu]'" in lines[0]
-    assert "pip install Pillow" in lines[1]
+    assert "pip install 'edgecnn[openvino]'" in lines[1]
+    assert "pip install Pillow" in lines[2]
 
 
 def test_preprocessed_input_needs_no_pillow(tiny: Path) -> None:

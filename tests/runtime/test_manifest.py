@@ -59,6 +59,9 @@ def test_written_manifest_matches_the_shipped_schema(data: dict[str, Any]) -> No
         (["tools"], {"torch": 2}),
         (["embedded"], None),
         (["model", "num_classes"], 0),
+        (["variants", "fp32", "speed"], {"milliseconds": 1, "ratio": 1, "backends": []}),
+        (["variants", "fp32", "speed"], {"milliseconds": 1, "ratio": 1, "backends": {"openvino": None}}),
+        (["variants", "fp32", "speed"], {"milliseconds": 1, "ratio": 1, "backends": {"openvino": {"ratio": 1}}}),
     ],
 )
 def test_schema_and_reader_refuse_the_same(data: dict[str, Any], where: list[Any], value: Any) -> None:
@@ -71,6 +74,23 @@ def test_schema_and_reader_refuse_the_same(data: dict[str, Any], where: list[Any
         jsonschema.validate(changed, schema())
     with pytest.raises((BundleSchemaError, BundlePathError)):
         Manifest.from_json(changed)
+
+
+def test_speeds_on_other_backends(data: dict[str, Any]) -> None:
+    """They round-trip, and a bundle that was written before there were any reads as one without."""
+    changed = copy(data)
+    other = {"milliseconds": 0.3, "ratio": 0.1, "verified": True}
+    speed = {"milliseconds": 3.0, "ratio": 1.0, "backend": "onnxruntime", "threads": 2, "machine": "x86_64"}
+    changed["variants"]["fp32"]["speed"] = {**speed, "backends": {"openvino": other}}
+    jsonschema.validate(changed, schema())
+    manifest = Manifest.from_json(changed)
+    assert manifest.to_json() == changed
+    assert manifest.variants["fp32"].verified_on("openvino")
+    other["verified"] = False
+    assert not Manifest.from_json(changed).variants["fp32"].verified_on("openvino")
+    changed["variants"]["fp32"]["speed"] = speed
+    jsonschema.validate(changed, schema())
+    assert not Manifest.from_json(changed).variants["fp32"].speed.backends  # type: ignore[union-attr]
 
 
 def test_newer_schema_is_named_before_anything_else_is_read() -> None:

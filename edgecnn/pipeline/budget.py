@@ -1,0 +1,159 @@
+"""Quantization within an accuracy budget: which layers stay float is decided by measuring on images that calibration did not see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.artifacts import OnnxModel
+from edgecnn.calib.data import ImageFolder, Samples
+from edgecnn.calib.statistics import Statistics
+from edgecnn.errors import DataError
+from edgecnn.parity.labelled import LabelledImages
+from edgecnn.parity.metrics import compare
+from edgecnn.progress import Progress, silent
+from edgecnn.quantize import QuantizeConfig, QuantizeResult, quantize
+from edgecnn.quantize.search import Budget, Search, search
+from edgecnn.quantize.sensitivity import cheapest_first, exactly, sensitivities
+from edgecnn.runtime.ort import OrtOptions, OrtSession
+
+__all__ = ["HeldOut", "Within", "told", "within_budget"]
+
+Array = NDArray[Any]
+SENSITIVITY_IMAGES = 8
+"""Images that layers are compared on: their order settles with a few."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images to measure on.
+
+    Attributes:
+        samples: one input each.
+        labelled: the same pictures with their classes; none where there are no labels.
+    """
+
+    samples: Samples
+    labelled: LabelledImages | None = None
+
+    def __iter__(self) -> Iterator[tuple[Mapping[str, Array], int | None]]:
+        """Yield (feed, class); pictures that cannot be read are left out."""
+        if self.labelled is None:
+            yield from ((feed, None) for feed in self.samples)
+            return
+        assert isinstance(self.samples, ImageFolder)
+        for file, label in self.labelled:
+            one = ImageFolder(file.parent, self.samples.preprocess, input_name=self.samples.input_name, paths=(file,))
+            try:
+                yield from ((feed, label) for feed in one)
+            except DataError:
+                continue
+
+
+class _Measure:
+    """Measures mixtures of precisions against the float model."""
+
+    def __init__(self, model: OnnxModel, held_out: HeldOut, threads: int) -> None:
+        """Run the float model once."""
+        self.held_out, self.options = held_out, OrtOptions(threads=threads)
+        self.labels = np.array([-1 if label is None else label for _, label in held_out])
+        if not len(self.labels):
+            raise DataError("the accuracy budget needs images to measure on: none can be read")
+        self.reference = self.logits(model.path)
+
+    def logits(self, path: Path) -> Array:
+        """Return a model's logits for every image, (N, classes)."""
+        with OrtSession(path, self.options) as session:
+            name = session.outputs[0].name
+            return np.concatenate([session.run(feed)[name] for feed, _ in self.held_out])
+
+    def of(self, path: Path) -> tuple[float, float]:
+        """Return (drop in percentage points, SQNR in dB)."""
+        found = self.logits(path)
+        metrics = compare(self.reference, found)
+        if (self.labels < 0).any():
+            return 100.0 - metrics.top1, metrics.sqnr_db
+        right = [100 * float((logits.argmax(axis=1) == self.labels).mean()) for logits in (self.reference, found)]
+        return right[0] - right[1], metrics.sqnr_db
+
+
+@dataclass(frozen=True, kw_only=True)
+class Within:
+    """How to keep a budget.
+
+    Attributes:
+        budget: to keep. ``held_out``: to measure it on.
+        cache: folder of sensitivities; None measures anew.
+        threads: cores to use; 0 uses all.
+    """
+
+    budget: Budget
+    held_out: HeldOut
+    cache: Path | None = None
+    threads: int = 0
+
+
+def within_budget(
+    model: OnnxModel,
+    samples: Samples,
+    config: QuantizeConfig,
+    how: Within,
+    *,
+    to: Path,
+    statistics: Statistics,
+    progress: Progress = silent,
+) -> tuple[QuantizeResult, Search]:
+    """Quantize with as many layers in INT8 as the budget allows; cheapest first, layers return to float until it holds.
+
+    Args:
+        model: float.
+        samples: of the calibration.
+        config: of the quantization; nodes that it keeps float stay so.
+        how: the budget and the images to measure it on.
+        to: the file to write; also where the budget cannot be kept, then with the most accurate mixture found.
+        statistics: of the samples.
+        progress: told about layers and measurements.
+
+    Raises:
+        DataError: no images to measure on. GraphError: quantized already, or nothing to quantize.
+    """
+    measure = _Measure(model, how.held_out, how.threads)
+
+    def made(kept: tuple[str, ...]) -> QuantizeResult:
+        own = replace(config, keep_float=(*config.keep_float, *exactly(kept)))
+        return quantize(model, samples, own, to=to, statistics=statistics, threads=how.threads)
+
+    def attempt(kept: tuple[str, ...]) -> tuple[float, float]:
+        return measure.of(made(kept).model.path)
+
+    drop, sqnr = attempt(())
+    if how.budget.holds(drop, sqnr):
+        found = search((), lambda _: (drop, sqnr), how.budget, progress=progress)
+    else:
+        feeds = list(islice((feed for feed in samples), SENSITIVITY_IMAGES))
+        noises = sensitivities(
+            model, feeds, config, statistics, cache=how.cache, threads=how.threads, progress=progress
+        )
+        found = search(
+            cheapest_first(noises), lambda kept: attempt(kept) if kept else (drop, sqnr), how.budget, progress=progress
+        )
+    return made(found.restored), found
+
+
+def told(scheme: str, found: Search, budget: Budget, held_out: HeldOut) -> str:
+    """Return what a reader should know of a search."""
+    best, measured = found.best, "top-1" if held_out.labelled else "top-1 agreement"
+    reached = f"{best.drop:.2g} points of {measured} and {best.sqnr_db:.1f} dB on {len(held_out.samples)} images"
+    kept = ", ".join(found.restored[:3]) + (" ..." if len(found.restored) > 3 else "")
+    layers = f"{len(found.restored)} layers stay float ({kept})" if found.restored else "no layer needs to stay float"
+    if not found:
+        return f"{scheme}: {budget} was NOT reached: at best {reached} with {layers}"
+    coarse = 100 / max(1, len(held_out.samples))
+    warning = f"; one image is {coarse:.2g} points: give more with --verify-images" if coarse > budget.max_drop else ""
+    return f"{scheme}: {layers}: lost {reached}{warning}"

@@ -1,0 +1,95 @@
+"""Rounds weights so that the errors cancel in the layer's output, instead of each being least."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ErrorFeedback"]
+
+Array = NDArray[Any]
+BLOCK = 64
+"""Inputs between two matrix products."""
+
+TINY = 1e-12
+"""Damping of an input that is always zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorFeedback:
+    """Rounds one input after the other and moves the inputs to come so that they make up for its error.
+
+    The order and the corrections are those of GPTQ (Frantar et al. 2022, arXiv:2210.17323), written with the Cholesky factor L of
+    the Gram matrix itself: the output's square error is ``|E L|^2`` for the weight errors E, whose entry i depends on no input
+    before i. So from the last input to the first each one is rounded where its own entry is least (Babai's nearest plane).
+
+    Attributes:
+        damping: added to the Gram matrix's diagonal, relative to its mean.
+        scales: how many scales of each channel are tried; the one with the least output error is kept.
+        low, high: of them, relative to the scale that just holds the largest weight.
+    """
+
+    damping: float = 0.01
+    scales: int = 4
+    low: float = 0.85
+    high: float = 1.0
+
+    def round(self, weight: Array, gram: Array) -> tuple[Array, Array]:
+        """Return (int8 weight (G, O, K), float32 scale (G, O)).
+
+        Args:
+            weight: float32 (G, O, K).
+            gram: of the inputs, (G, K, K).
+        """
+        groups, outputs, inputs = weight.shape
+        diagonal = np.diagonal(gram, axis1=1, axis2=2)
+        order = np.argsort(diagonal, axis=1, kind="stable")  # the largest inputs are rounded first, from the end
+        factor = self._factor(gram, diagonal.mean(axis=1), order)
+        sorted_weight = np.take_along_axis(weight, order[:, None, :], 2)
+        peak = np.abs(weight).max(axis=2)
+        whole = np.where(peak > 0, peak / 127, 1.0).astype(np.float32)
+        shares = np.linspace(self.low, self.high, self.scales, dtype=np.float32)
+        tried = (whole[:, :, None] * shares).reshape(groups, -1)
+        integers, error = _nearest_plane(np.repeat(sorted_weight, self.scales, axis=1), tried, factor)
+        best = error.reshape(groups, outputs, self.scales).argmin(axis=2)[:, :, None]
+        scale = np.take_along_axis(tried.reshape(groups, outputs, -1), best, 2)[:, :, 0]
+        shaped = integers.reshape(groups, outputs, self.scales, inputs)
+        chosen = np.take_along_axis(shaped, best[..., None], 2)[:, :, 0]
+        return np.take_along_axis(chosen, np.argsort(order, axis=1)[:, None, :], 2), scale
+
+    def _factor(self, gram: Array, mean: Array, order: Array) -> Array:
+        """Return the lower Cholesky factor of the damped matrix, its inputs in the order given, (G, K, K)."""
+        inputs = np.arange(gram.shape[1])
+        damped = np.stack([one[np.ix_(by, by)] for one, by in zip(gram, order, strict=True)])
+        more = np.maximum(self.damping * mean, TINY)[:, None]
+        while True:  # in float32 a matrix of fewer positions than inputs may need more
+            damped[:, inputs, inputs] += more
+            try:
+                return np.linalg.cholesky(damped)
+            except np.linalg.LinAlgError:
+                more *= 10
+
+
+def _nearest_plane(weight: Array, scale: Array, factor: Array) -> tuple[Array, Array]:
+    """Return (integers (G, O, K), square error of the output (G, O)) for a lower Cholesky factor (G, K, K)."""
+    groups, outputs, inputs = weight.shape
+    wanted = np.ascontiguousarray(weight.transpose(0, 2, 1))
+    errors = np.zeros_like(wanted)
+    integers = np.zeros(wanted.shape, np.int8)
+    total = np.zeros((groups, outputs), np.float64)
+    diagonal = np.diagonal(factor, axis1=1, axis2=2)
+    pull = np.ascontiguousarray((factor / diagonal[:, None, :]).transpose(0, 2, 1))  # [i, j]: what i owes j's error
+    for end in range(inputs, 0, -BLOCK):
+        start = max(0, end - BLOCK)
+        later = pull[:, start:end, end:] @ errors[:, end:]
+        for index in range(end - 1, start - 1, -1):
+            own = pull[:, index, None, index + 1 : end] @ errors[:, index + 1 : end]
+            target = wanted[:, index] + later[:, index - start] + own[:, 0]
+            rounded = np.clip(np.rint(target / scale), -127, 127)
+            integers[:, index] = rounded
+            errors[:, index] = wanted[:, index] - rounded * scale
+            total += np.square((target - rounded * scale) * diagonal[:, index, None], dtype=np.float64)
+    return integers.transpose(0, 2, 1), total

@@ -1,0 +1,193 @@
+"""How much of the logits' noise each quantized layer makes by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecnn.artifacts import OnnxModel, atomic_file, canonical_json, sha256_json
+from edgecnn.errors import DataError
+from edgecnn.onnxio import load_ir
+from edgecnn.progress import Progress, silent
+from edgecnn.quantize.rules import plan
+from edgecnn.runtime.ort import OrtOptions, OrtSession
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgecnn.calib.statistics import Statistics
+    from edgecnn.quantize.config import QuantizeConfig
+
+__all__ = ["Sensitivity", "cheapest_first", "exactly", "sensitivities"]
+
+Array = NDArray[Any]
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """What quantizing one layer alone does to the logits.
+
+    Attributes:
+        node: name of the convolution, Gemm or addition. ``op``: its operator.
+        noise: energy of the logits' error over that of the logits, with everything else in float.
+        macs: multiplications of one image that return to float with the layer; 0 for an addition.
+    """
+
+    node: str
+    op: str
+    noise: float
+    macs: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return asdict(self)
+
+
+def sensitivities(
+    model: OnnxModel,
+    feeds: Sequence[Mapping[str, Array]],
+    config: QuantizeConfig,
+    statistics: Statistics,
+    *,
+    cache: Path | None = None,
+    threads: int = 0,
+    progress: Progress = silent,
+) -> tuple[Sensitivity, ...]:
+    """Quantize each layer alone and measure what it does to the logits, in graph order.
+
+    The noises of layers add up nearly (each is small and has nothing to do with the others), so they say what returning a layer to
+    float would gain. The weights are rounded to the nearest: a correction of the whole network has no meaning for one layer.
+
+    Args:
+        model: float.
+        feeds: a few samples; the calibration's own will do, as ranges are not chosen by them here.
+        config: of the quantization.
+        statistics: of :func:`edgecnn.quantize.statistics_for`.
+        cache: folder of results, kept layer by layer by content: a search that was cut goes on where it was.
+        threads: cores to use; 0 uses all.
+        progress: told about layers.
+
+    Raises:
+        DataError: no samples. GraphError: quantized already, or nothing to quantize.
+    """
+    if not feeds:
+        raise DataError("sensitivities need at least one sample")
+    graph = load_ir(model.path)
+    decided = [decision for decision in plan(graph, config).decisions if decision.quantized]
+    macs = {str(node.name): _macs(node) for node in graph.graph}
+    del graph
+    known = _Known(cache, [FORMAT, statistics.hashes["key"], config.to_json(), _digest(feeds)])
+    names = [decision.node for decision in decided]
+    with TemporaryDirectory(prefix="edgecnn-") as folder:
+        runner = _Runner(model, feeds, config, statistics, Path(folder), threads)
+        for done, name in enumerate(names):
+            progress("sensitivity", done, len(names))
+            if name not in known.noise:
+                known.add(name, runner.noise_of(name))
+    progress("sensitivity", len(names), len(names))
+    return tuple(
+        Sensitivity(node=item.node, op=item.op, noise=known.noise[item.node], macs=macs[item.node]) for item in decided
+    )
+
+
+def cheapest_first(found: Sequence[Sensitivity]) -> tuple[str, ...]:
+    """Return the layers in the order in which they should return to float: most noise for its share of the work first.
+
+    A layer's cost is its share of the multiplications plus one hundredth, the price of the conversions around it.
+    """
+    whole = sum(item.macs for item in found) or 1
+    ordered = sorted(found, key=lambda item: (-item.noise / (item.macs / whole + 0.01), item.node))
+    return tuple(item.node for item in ordered)
+
+
+def exactly(nodes: Sequence[str]) -> tuple[str, ...]:
+    """Return the patterns that find these nodes and no others."""
+    return tuple(f"^{re.escape(name)}$" for name in nodes)
+
+
+class _Runner:
+    """Quantizes one layer at a time and runs the samples."""
+
+    def __init__(
+        self,
+        model: OnnxModel,
+        feeds: Sequence[Mapping[str, Array]],
+        config: QuantizeConfig,
+        statistics: Statistics,
+        folder: Path,
+        threads: int,
+    ) -> None:
+        """Run the float model."""
+        self.model, self.feeds, self.statistics, self.folder = model, feeds, statistics, folder
+        self.options = OrtOptions(threads=threads)
+        self.config = replace(config, effort="fast")
+        self.reference = self._logits(model.path)
+
+    def noise_of(self, name: str) -> float:
+        """Return the relative energy of the logits' error with this layer alone in INT8."""
+        from edgecnn.quantize.quantizer import quantize
+
+        config = replace(self.config, quantize_only=exactly([name]))
+        to = self.folder / "one.onnx"
+        quantize(self.model, (), config, to=to, statistics=self.statistics)  # type: ignore[arg-type]
+        found = self._logits(to)
+        return float(np.square(found - self.reference).sum() / (np.square(self.reference).sum() or 1.0))
+
+    def _logits(self, path: Path) -> Array:
+        """Return the first output of every sample, float64."""
+        with OrtSession(path, self.options) as session:
+            name = session.outputs[0].name
+            return np.concatenate([session.run(feed)[name] for feed in self.feeds]).astype(np.float64)
+
+
+class _Known:
+    """Noises by node, in a file that grows with each."""
+
+    def __init__(self, cache: Path | None, key: Any) -> None:
+        """Read what is there; a damaged file counts as absent."""
+        self.path = None if cache is None else cache / f"sensitivity-{sha256_json(key)}.json"
+        self.noise: dict[str, float] = {}
+        if self.path is not None and self.path.is_file():
+            try:
+                self.noise = {str(name): float(value) for name, value in json.loads(self.path.read_bytes()).items()}
+            except (OSError, ValueError, AttributeError, TypeError):
+                self.noise = {}
+
+    def add(self, name: str, noise: float) -> None:
+        """Take note of one layer."""
+        self.noise[name] = noise
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(self.path) as stream:
+                stream.write(canonical_json(self.noise))
+
+
+def _digest(feeds: Sequence[Mapping[str, Array]]) -> str:
+    """Return a hash of the samples."""
+    digest = hashlib.sha256()
+    for feed in feeds:
+        for name in sorted(feed):
+            digest.update(canonical_json([name, list(feed[name].shape)]))
+            digest.update(np.ascontiguousarray(feed[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _macs(node: ir.Node) -> int:
+    """Return a layer's multiplications for one image, 0 where it has no weight or its shape is not known."""
+    weight = node.inputs[1] if node.op_type in ("Conv", "Gemm") and len(node.inputs) > 1 else None
+    shape = node.outputs[0].shape
+    if weight is None or weight.const_value is None or shape is None:
+        return 0
+    positions = prod(dim for dim in list(shape)[2:] if isinstance(dim, int))
+    return int(weight.const_value.size) * positions

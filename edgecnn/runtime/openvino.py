@@ -1,0 +1,174 @@
+"""OpenVINO as a :class:`~edgecnn.runtime.session.Session`: the only module that imports it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+from edgecnn.errors import BackendError, EdgecnnError, UserError
+from edgecnn.optional import need
+from edgecnn.runtime.session import Array, Session, check_count, model_source
+from edgecnn.spec import Dim, TensorSpec
+
+__all__ = ["OpenVinoOptions", "OpenVinoSession", "available_devices"]
+
+Hint = Literal["latency", "throughput"]
+
+_LONGEST = 300
+_RESULT = "/sink_port_0"  # what OpenVINO's ONNX reader appends to an output's name
+_TELEMETRY = "openvino_telemetry"
+_DTYPES = {"f16": "float16", "f32": "float32", "f64": "float64", "boolean": "bool"} | {
+    f"{kind[0]}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+}
+_NOISE = (
+    r"^(Exception from|Check '.*' failed at) \S+:\d+:?|^Model wasn't fully converted\.|^Failed operations detailed log:|^Summary:"
+    r"|FrontEnd API failed with \w+:|While validating node '.*' with friendly_name '.*':|Check '.*' failed at \S+:\d+:"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVinoOptions:
+    """How OpenVINO runs a model.
+
+    Attributes:
+        threads: of one inference; 0 lets OpenVINO choose.
+        hint: ``latency`` gives one inference all the threads; ``throughput`` runs several of different threads side by side.
+        device: ``CPU``, or another that :func:`available_devices` names.
+    """
+
+    threads: int = 0
+    hint: Hint = "latency"
+    device: str = "CPU"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        check_count("OpenVINO", "threads", self.threads)
+        if self.hint not in get_args(Hint):
+            raise UserError(f"OpenVINO: hint {self.hint!r} is not one of {', '.join(get_args(Hint))}")
+        if not isinstance(self.device, str) or not self.device:
+            raise UserError(f"OpenVINO: device must be a name such as 'CPU', found {self.device!r}")
+
+
+class OpenVinoSession(Session):
+    """An ONNX model on OpenVINO. Safe to run from several threads at once.
+
+    Args:
+        model: an ``.onnx`` file, or the bytes of a model that holds its own weights.
+        options: threads, latency or throughput, device.
+
+    Raises:
+        MissingDependencyError: OpenVINO is not installed.
+        UserError: there is no such file, or it is empty.
+        BackendError: OpenVINO refuses the model, lacks one of its operators, or has no such device.
+    """
+
+    backend = "openvino"
+
+    def __init__(self, model: Path | str | bytes, options: OpenVinoOptions = OpenVinoOptions()) -> None:
+        """Load the model."""
+        core = _openvino().Core()
+        self.options = options
+        self._where = "the model" if isinstance(model, bytes) else Path(model).name
+        source = model_source(model)
+        if options.device not in core.available_devices:
+            raise BackendError(f"OpenVINO has no device {options.device!r} here; it has {_devices(core)}")
+        try:
+            compiled = core.compile_model(core.read_model(source), options.device, _properties(options))
+        except Exception as error:
+            raise BackendError(f"OpenVINO cannot load {self._where}: {_reason(error)}") from error
+        self.inputs = tuple(_spec(self._where, port) for port in compiled.inputs)
+        self.outputs = tuple(_spec(self._where, port) for port in compiled.outputs)
+        self._compiled: Any = compiled
+        self._idle: list[Any] = []  # requests: a run takes one, or makes one where all are at work
+
+    def close(self) -> None:
+        """Release the model's memory, once runs in other threads have ended."""
+        super().close()
+        self._compiled = None
+        self._idle = []
+
+    def _run(self, feed: Mapping[str, Array], outputs: tuple[str, ...]) -> dict[str, Array]:
+        """Run once on a checked feed."""
+        compiled, idle = self._compiled, self._idle  # one read: another thread may close meanwhile
+        if compiled is None:
+            raise UserError("this openvino session is closed")
+        try:
+            request = idle.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
+        try:
+            results = request.infer([feed[spec.name] for spec in self.inputs], share_inputs=True).to_tuple()
+        except Exception as error:
+            raise BackendError(f"OpenVINO failed to run {self._where}: {_reason(error)}") from error
+        idle.append(request)
+        named = dict(zip((spec.name for spec in self.outputs), results, strict=True))
+        return {name: named[name] for name in outputs}
+
+
+def available_devices() -> tuple[str, ...]:
+    """Return the devices of the installed OpenVINO. Raises MissingDependencyError."""
+    return tuple(_openvino().Core().available_devices)
+
+
+def _openvino() -> ModuleType:
+    """Import OpenVINO, whose import otherwise sends an event to Google Analytics and keeps an identifier of the machine on disk.
+
+    It does so through a package that it can do without. That package is hidden while it is imported, and only then: an
+    application that wants it can import it, before or afterwards.
+    """
+    if "openvino" in sys.modules or _TELEMETRY in sys.modules:
+        return need("openvino")
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # by the language's definition, None makes an import fail
+    try:
+        return need("openvino")
+    finally:
+        sys.modules.pop(_TELEMETRY, None)
+
+
+def _properties(options: OpenVinoOptions) -> dict[str, Any]:
+    """Translate our options."""
+    properties: dict[str, Any] = {
+        # Left alone, processors with AMX or AVX512-BF16 round every float tensor to 8 bits of mantissa.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": options.hint.upper(),
+    }
+    if options.device == "CPU":
+        # Pinned threads of two sessions meet on the same cores, and wait for whatever else runs there.
+        properties["ENABLE_CPU_PINNING"] = False
+        if options.threads:
+            properties["INFERENCE_NUM_THREADS"] = options.threads
+    return properties
+
+
+def _devices(core: Any) -> str:
+    """Name the devices."""
+    return ", ".join(core.available_devices) or "none"
+
+
+def _spec(where: str, port: Any) -> TensorSpec:
+    """Describe an input or output. OpenVINO forgets the names of dimensions: the first is called ``batch``."""
+    name, kind = str(port.node.friendly_name).removesuffix(_RESULT), str(port.get_element_type().get_type_name())
+    dims: list[Dim] = [
+        dim.get_length() if dim.is_static else "batch" if position == 0 else f"dim{position}"
+        for position, dim in enumerate(port.get_partial_shape())
+    ]
+    try:
+        return TensorSpec(name=name, shape=tuple(dims), dtype=_DTYPES.get(kind, kind))
+    except EdgecnnError as error:
+        raise BackendError(f"{where}: {name!r} has type {kind}, which a Session cannot carry") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return OpenVINO's complaint as one line: without source positions, missing operators first."""
+    text = str(error)
+    if found := re.search(r"No conversion rule found for operations: (.+)", text):
+        wanted = found.group(1).strip()
+        todo = "export with --deform gridsample, or run it" if "Deform" in wanted else "run it"
+        return f"it has no operator {wanted}: {todo} on onnxruntime"
+    text = " ".join(re.sub(_NOISE, "", text, flags=re.MULTILINE).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."

@@ -14,8 +14,9 @@ HEAD = """# The zoo, every model through the main job
 
     make sweep    # hours; writes this page
 
-Each network untrained (He initialisation, BatchNorm statistics from a few grainy photos, residual branches that start small, offset
-convolutions that deform), since published weights cannot be downloaded everywhere; weights rounded to the nearest (`--effort fast`). This shows that every structure exports, simplifies, quantizes and verifies.
+Each network untrained (He initialisation, BatchNorm statistics from a few grainy photos, residual branches that start small,
+offset convolutions that deform), since published weights cannot be downloaded everywhere; weights rounded to the nearest
+(`--effort fast`). This shows that every structure exports, simplifies, quantizes and verifies.
 **Agreement and dB are those of untrained networks on {images} photos that calibration saw too; they are no statement about trained ones**
 (for these see BENCHMARKS.md). Published accuracies: `edgecnn models`.
 

@@ -53,7 +53,17 @@ def accuracy() -> str:
 
 def latency() -> str:
     """Return the table of ratios to fp32."""
-    found = {name: read(f"latency_{name}") for name in ("resnet50", "efficientnet_lite0")}
+    return ratios("latency")
+
+
+def openvino() -> str:
+    """Return the same with OpenVINO's sessions among them."""
+    return ratios("openvino")
+
+
+def ratios(part: str) -> str:
+    """Return a table of ratios to fp32 on onnxruntime."""
+    found = {name: read(f"{part}_{name}") for name in ("resnet50", "efficientnet_lite0")}
     if None in found.values():
         return MISSING
     variants = list(found["resnet50"])
@@ -120,7 +130,8 @@ even class, which cannot be shipped; the accuracy and calibration parts need it.
 
 Trained weights of the packages; 128 calibration images, 372 others of other classes. Top-1 accuracy % / top-1 agreement with FP32 % /
 SQNR of the logits in dB. `int8` is TensorRT-valid (symmetric, per-tensor activations, per-channel weights, float bias), `int8-cpu` is for
-onnxruntime's integer kernels. Ours with the defaults (ranges by mean square error, bias correction); onnxruntime.quantization with
+onnxruntime's integer kernels. Ours with the defaults (ranges by mean square error, `--effort balanced`), then with weights rounded to the
+nearest (`--effort fast`); onnxruntime.quantization with
 min-max ranges, per-channel weights: S8S8 symmetric, U8S8 with zero points.
 
 {accuracy}
@@ -132,8 +143,10 @@ Batch 1, 2 threads, onnxruntime on the CPU; in brackets the ratio of the fastest
 the machine disturb least. ResNet-50 has untrained weights, whose values do not change the time of its kernels.
 
 {latency}
-`int8` is not meant for these kernels: engines are built from it.
+`int8` is not meant for these kernels: engines are built from it, and OpenVINO runs it. Both backends in turns in one run, onnxruntime's
+threads not spinning between its turns, as shares of fp32 on onnxruntime:
 
+{openvino}
 {overhead}
 ## What making a bundle costs
 
@@ -150,7 +163,7 @@ def main() -> None:
     """Write the page."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnxruntime"))
     machine = f"{os.cpu_count()} cores, {cpu()}, Python {platform.python_version()}, {versions}"
-    parts = {part.__name__: part() for part in (accuracy, latency, overhead, cost, calibration, memory)}
+    parts = {part.__name__: part() for part in (accuracy, latency, openvino, overhead, cost, calibration, memory)}
     (ROOT / "docs" / "BENCHMARKS.md").write_text(PAGE.format(machine=machine, **parts))
 
 

@@ -31,9 +31,10 @@ pytestmark = [
 
 OURS = {
     "int8": QuantizeConfig(),
-    "int8, no bias correction": QuantizeConfig(bias_correction=False),
+    "int8, effort fast": QuantizeConfig(effort="fast"),
+    "int8, effort fast, no bias correction": QuantizeConfig(effort="fast", bias_correction=False),
     "int8-cpu": QuantizeConfig(scheme="int8-cpu"),
-    "int8-cpu, no bias correction": QuantizeConfig(scheme="int8-cpu", bias_correction=False),
+    "int8-cpu, effort fast": QuantizeConfig(scheme="int8-cpu", effort="fast"),
 }
 
 

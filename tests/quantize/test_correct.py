@@ -261,3 +261,9 @@ def test_samples_that_cannot_be_read_again_are_refused(exported: Exported, image
     with pytest.raises(DataError, match="no sample could be read"):
         quantize(exported("residual"), gone, to=tmp_path / "q.onnx", statistics=statistics)
     assert not (tmp_path / "q.onnx").exists()
+
+
+def test_inputs_that_are_not_finite_end_in_an_error() -> None:
+    weight = np.ones((1, 2, 4), np.float32)
+    with pytest.raises(DataError, match="--effort fast"):
+        ErrorFeedback().round(weight, np.full((1, 4, 4), np.nan, np.float32))

@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecnn.errors import DataError
+
 __all__ = ["ErrorFeedback"]
 
 Array = NDArray[Any]
 BLOCK = 64
 """Inputs between two matrix products."""
+
+ATTEMPTS = 8
+"""Dampings to try, each ten times the one before: the last is far beyond the largest eigenvalue of any finite matrix."""
 
 TINY = 1e-12
 """Damping of an input that is always zero."""
@@ -65,12 +70,13 @@ class ErrorFeedback:
         inputs = np.arange(gram.shape[1])
         damped = np.stack([one[np.ix_(by, by)] for one, by in zip(gram, order, strict=True)])
         more = np.maximum(self.damping * mean, TINY)[:, None]
-        while True:  # in float32 a matrix of fewer positions than inputs may need more
+        for _ in range(ATTEMPTS):  # in float32 a matrix of fewer positions than inputs may need more
             damped[:, inputs, inputs] += more
             try:
                 return np.linalg.cholesky(damped)
             except np.linalg.LinAlgError:
                 more *= 10
+        raise DataError("weights cannot be corrected: a layer's inputs are not finite; quantize with --effort fast")
 
 
 def _nearest_plane(weight: Array, scale: Array, factor: Array) -> tuple[Array, Array]:

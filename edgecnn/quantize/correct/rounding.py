@@ -73,9 +73,12 @@ class ErrorFeedback:
         for _ in range(ATTEMPTS):  # in float32 a matrix of fewer positions than inputs may need more
             damped[:, inputs, inputs] += more
             try:
-                return np.linalg.cholesky(damped)
+                factor = np.linalg.cholesky(damped)
             except np.linalg.LinAlgError:
                 more *= 10
+                continue
+            if np.isfinite(factor).all():
+                return np.asarray(factor)
         raise DataError("weights cannot be corrected: a layer's inputs are not finite; quantize with --effort fast")
 
 

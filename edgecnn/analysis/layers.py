@@ -9,14 +9,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edgecnn.parity.trace import Entry, Graph, Node, match_graphs
+from edgecnn.quantize.rules import SILENT
 
 __all__ = ["Place", "Quantizer", "places"]
 
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "HardSwish"})
 """What a layer's kernel computes too, where nothing else reads the layer's output."""
 
-SILENT = frozenset({"Reshape", "Flatten", "Identity", "Constant", "Transpose", "Shape", "Squeeze", "Unsqueeze", "Cast"})
-"""Operators without arithmetic: no layers."""
+NO_LAYERS = SILENT | {"Cast"}
+"""Operators without arithmetic."""
 
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 BITS = {"int8": (-128, 127), "uint8": (0, 255)}
@@ -84,7 +85,7 @@ def places(reference: Graph, candidate: Graph) -> tuple[Place, ...]:
     for node in candidate.nodes:
         tensor = node.outputs[0] if node.outputs else ""
         tensor = tensor if tensor in entries else casts.get(tensor, tensor)
-        skipped = node.op in SILENT or node.op in QUANTIZERS or node.name in inside
+        skipped = node.op in NO_LAYERS or node.op in QUANTIZERS or node.name in inside
         if skipped or node.name not in twin_of or tensor not in entries or tensor in candidate.constants:
             continue
         follower = _activation(tensor, readers, reference, candidate)

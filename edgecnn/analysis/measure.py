@@ -17,7 +17,7 @@ from edgecnn.calib.histogram import Histogram
 from edgecnn.parity.metrics import ratio_db
 from edgecnn.parity.samples import Sample
 from edgecnn.parity.steps import StepReader
-from edgecnn.parity.trace import Difference, Graph, OnnxReader
+from edgecnn.parity.trace import Difference, Graph, OnnxReader, in_parts
 from edgecnn.progress import Progress
 
 __all__ = ["Measurement", "Tally", "ratio_of"]
@@ -126,7 +126,7 @@ class Measurement:
 
     def run(self, samples: Sequence[Sample], memory: int, progress: Progress) -> None:
         """Add every sample to the sums of every layer, a part of the layers at a time."""
-        parts = list(_parts(self.tallies, self.reference, memory))
+        parts = list(in_parts(self.tallies, self._size, memory))
         done, total = 0, len(self.tallies) * len(samples)
         for part in parts:
             for _ in self._part(part, samples, first=part is parts[0]):
@@ -183,6 +183,17 @@ class Measurement:
                         noise = alone[name].astype(np.float32) - expected[name]
                         tally.reached += _energy((probe.read(feed, {name: noise}) - clean)[:1])
 
+    def _size(self, tally: Tally) -> int:
+        """Return the bytes that a layer takes.
+
+        Of an output there are three float32 tensors and, for a moment, differences in float64; of an input two, and for a moment
+        its codes; of weights two.
+        """
+        place, graph = tally.place, self.reference
+        weights = graph.weights[place.weight[1]]().size if place.weight else 0
+        inputs = sum(graph.sizes.get(name, 0) for name in place.sources)
+        return 32 * graph.sizes.get(place.output, 0) + 28 * inputs + 8 * int(weights)
+
     def _probe(self, graph: Graph, outputs: Sequence[str], arrays: Mapping[str, Array]) -> NoiseProbe:
         """Return a graph that takes noise at some tensors, whose arrays are there to tell their ranks."""
         return NoiseProbe(graph.path, {name: arrays[name].ndim for name in outputs}, self.output)
@@ -201,28 +212,6 @@ def _distinct(*names: Sequence[str]) -> list[str]:
 def _energy(values: Array) -> float:
     """Return the sum of squares."""
     return float(np.square(values, dtype=np.float64).sum())
-
-
-def _parts(tallies: Sequence[Tally], graph: Graph, memory: int) -> Iterator[list[Tally]]:
-    """Cut the layers into parts that fit into memory.
-
-    Of an output there are three float32 tensors and, for a moment, differences in float64; of an input two, and for a moment its
-    codes; of weights two.
-    """
-    part: list[Tally] = []
-    used = 0
-    for tally in tallies:
-        place = tally.place
-        weights = graph.weights[place.weight[1]]().size if place.weight else 0
-        size = 32 * graph.sizes.get(place.output, 0) + 28 * sum(graph.sizes.get(name, 0) for name in place.sources)
-        size += 8 * weights
-        if part and used + size > memory:
-            yield part
-            part, used = [], 0
-        part.append(tally)
-        used += size
-    if part:
-        yield part
 
 
 def ratio_of(difference: Difference) -> float:

@@ -40,6 +40,7 @@ from edgecnn.parity.trace import (
     OnnxReader,
     Reader,
     TorchReader,
+    in_parts,
     match_graphs,
     match_modules,
     read_graph,
@@ -268,7 +269,7 @@ def _compare(
 ) -> tuple[list[Difference], list[Difference]]:
     """Run both sides, a part of the tensors at a time; return each tensor's difference, and that of its own step."""
     whole, own = [Difference() for _ in entries], [Difference() for _ in entries]
-    parts = list(_parts(entries, graph, memory))
+    parts = list(in_parts(range(len(entries)), lambda index: _size(entries[index], entries, graph), memory))
     for done, part in enumerate(parts):
         progress("bisect", done, len(parts))
         # Weights are not given: rounding them is the layer's own noise, for which its bias may have been corrected.
@@ -299,22 +300,9 @@ def _given(entry: Entry, expected: Mapping[str, Array], found: Mapping[str, Arra
     return other.astype(own.dtype) if other.shape == own.shape else own
 
 
-def _parts(entries: Sequence[Entry], graph: Graph, memory: int) -> Iterator[list[int]]:
-    """Cut the entries into parts that fit into memory.
-
-    A tensor and those that it is computed from are float32 on three sides, and its difference is float64.
-    """
-    part: list[int] = []
-    used = 0
-    for index, entry in enumerate(entries):
-        size = 20 * graph.sizes[entry.tensor] + 12 * sum(graph.sizes[entries[i].tensor] for i in entry.inputs)
-        if part and used + size > memory:
-            yield part
-            part, used = [], 0
-        part.append(index)
-        used += size
-    if part:
-        yield part
+def _size(entry: Entry, entries: Sequence[Entry], graph: Graph) -> int:
+    """Return the bytes of an entry: it and what it is computed from are float32 on three sides, and its difference is float64."""
+    return 20 * graph.sizes[entry.tensor] + 12 * sum(graph.sizes[entries[i].tensor] for i in entry.inputs)
 
 
 def _judge(

@@ -8,12 +8,12 @@ module matches the output of the last node of its scope.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +32,14 @@ __all__ = [
     "OnnxReader",
     "Reader",
     "TorchReader",
+    "in_parts",
     "match_graphs",
     "match_modules",
     "read_graph",
 ]
 
 Array = NDArray[Any]
+T = TypeVar("T")
 Role = Literal["layer", "quantization", "weights"]
 _QUANTIZING = ("DequantizeLinear", "QuantizeLinear", "Cast")
 _FLOATS = ("FLOAT", "FLOAT16", "DOUBLE", "BFLOAT16")
@@ -335,6 +337,21 @@ def _size(shape: Any) -> int:
     if shape is None:
         return _UNKNOWN_SIZE
     return prod(dim if isinstance(dim, int) else 1 for dim in shape) or 1
+
+
+def in_parts(items: Iterable[T], size: Callable[[T], int], memory: int) -> Iterator[list[T]]:
+    """Cut items into lists whose sizes together fit into ``memory``; an item that is larger stands alone."""
+    part: list[T] = []
+    used = 0
+    for item in items:
+        own = size(item)
+        if part and used + own > memory:
+            yield part
+            part, used = [], 0
+        part.append(item)
+        used += own
+    if part:
+        yield part
 
 
 @dataclass

@@ -29,8 +29,7 @@ def open_others(graphs: Graphs, config: PipelineConfig, stack: ExitStack) -> dic
 
     What it refuses becomes a note: the bundle runs on onnxruntime all the same.
     """
-    cpu = config.target == "cpu" or (config.target == "auto" and not machine().nvidia)
-    if not cpu or not available("openvino"):
+    if not config.for_cpu or not available("openvino"):
         return {}
     sessions: dict[str, Session] = {}
     refused: dict[str, list[str]] = {}

@@ -8,11 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.artifacts import OnnxModel
-from edgecnn.calib.data import ImageFolder, Samples
+from edgecnn.calib.data import ImageFolder, InMemory, Samples
 from edgecnn.calib.statistics import Statistics
 from edgecnn.errors import DataError
 from edgecnn.parity.labelled import LabelledImages
@@ -20,8 +19,7 @@ from edgecnn.parity.metrics import compare
 from edgecnn.progress import Progress, silent
 from edgecnn.quantize import QuantizeConfig, QuantizeResult, quantize
 from edgecnn.quantize.search import Budget, Search, search
-from edgecnn.quantize.sensitivity import cheapest_first, exactly, sensitivities
-from edgecnn.runtime.ort import OrtOptions, OrtSession
+from edgecnn.quantize.sensitivity import cheapest_first, exactly, logits_of, sensitivities
 
 __all__ = ["HeldOut", "Within", "told", "within_budget"]
 
@@ -57,27 +55,23 @@ class HeldOut:
 
 
 class _Measure:
-    """Measures mixtures of precisions against the float model."""
+    """Compares mixtures of precisions with the float model."""
 
     def __init__(self, model: OnnxModel, held_out: HeldOut, threads: int) -> None:
         """Run the float model once."""
-        self.held_out, self.options = held_out, OrtOptions(threads=threads)
-        self.labels = np.array([-1 if label is None else label for _, label in held_out])
-        if not len(self.labels):
-            raise DataError("the accuracy budget needs images to measure on: none can be read")
+        self.held_out, self.threads = held_out, threads
         self.reference = self.logits(model.path)
+        self.labels = [label for _, label in held_out] if held_out.labelled else []
 
     def logits(self, path: Path) -> Array:
         """Return a model's logits for every image, (N, classes)."""
-        with OrtSession(path, self.options) as session:
-            name = session.outputs[0].name
-            return np.concatenate([session.run(feed)[name] for feed, _ in self.held_out])
+        return logits_of(path, (feed for feed, _ in self.held_out), self.threads)
 
     def of(self, path: Path) -> tuple[float, float]:
         """Return (drop in percentage points, SQNR in dB)."""
         found = self.logits(path)
         metrics = compare(self.reference, found)
-        if (self.labels < 0).any():
+        if not self.labels:
             return 100.0 - metrics.top1, metrics.sqnr_db
         right = [100 * float((logits.argmax(axis=1) == self.labels).mean()) for logits in (self.reference, found)]
         return right[0] - right[1], metrics.sqnr_db
@@ -124,26 +118,25 @@ def within_budget(
         DataError: no images to measure on. GraphError: quantized already, or nothing to quantize.
     """
     measure = _Measure(model, how.held_out, how.threads)
-
-    def made(kept: tuple[str, ...]) -> QuantizeResult:
-        own = replace(config, keep_float=(*config.keep_float, *exactly(kept)))
-        return quantize(model, samples, own, to=to, statistics=statistics, threads=how.threads)
+    made: dict[tuple[str, ...], QuantizeResult] = {}
 
     def attempt(kept: tuple[str, ...]) -> tuple[float, float]:
-        return measure.of(made(kept).model.path)
+        own = replace(config, keep_float=(*config.keep_float, *exactly(kept)))
+        made.clear()  # each is written to the same file
+        made[kept] = quantize(model, samples, own, to=to, statistics=statistics, threads=how.threads, progress=progress)
+        return measure.of(to)
 
-    drop, sqnr = attempt(())
-    if how.budget.holds(drop, sqnr):
-        found = search((), lambda _: (drop, sqnr), how.budget, progress=progress)
-    else:
-        feeds = list(islice((feed for feed in samples), SENSITIVITY_IMAGES))
-        noises = sensitivities(
-            model, feeds, config, statistics, cache=how.cache, threads=how.threads, progress=progress
+    whole = attempt(())
+    order: tuple[str, ...] = ()
+    if not how.budget.holds(*whole):
+        few = InMemory(islice(samples, SENSITIVITY_IMAGES))
+        order = cheapest_first(
+            sensitivities(model, few, config, statistics, cache=how.cache, threads=how.threads, progress=progress)
         )
-        found = search(
-            cheapest_first(noises), lambda kept: attempt(kept) if kept else (drop, sqnr), how.budget, progress=progress
-        )
-    return made(found.restored), found
+    found = search(order, lambda kept: attempt(kept) if kept else whole, how.budget, progress=progress)
+    if found.restored not in made:
+        attempt(found.restored)
+    return made[found.restored], found
 
 
 def told(scheme: str, found: Search, budget: Budget, held_out: HeldOut) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgecnn.calib.synthetic import parse_synthetic
+from edgecnn.doctor import machine
 from edgecnn.errors import SpecError
 from edgecnn.export import ExportConfig
 from edgecnn.quantize.config import QuantizeConfig
@@ -85,6 +86,11 @@ class PipelineConfig:
         parse_synthetic(self.calib)
         if self.budget and not self.int8:
             raise SpecError(f"{self.budget}: an accuracy budget is for INT8; ask for int8 too")
+
+    @property
+    def for_cpu(self) -> bool:
+        """Whether a CPU is to run the bundle."""
+        return self.target == "cpu" or (self.target == "auto" and not machine().nvidia)
 
     @property
     def precision(self) -> str:

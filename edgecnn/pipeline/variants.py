@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from edgecnn import zoo
 from edgecnn.artifacts import OnnxModel, cache_dir
 from edgecnn.calib.data import Samples
-from edgecnn.doctor import machine
 from edgecnn.export import export
 from edgecnn.pipeline.budget import HeldOut, Within, told, within_budget
 from edgecnn.pipeline.config import PipelineConfig
@@ -21,6 +20,7 @@ from edgecnn.simplify import simplify, transform
 
 if TYPE_CHECKING:
     from edgecnn.passes import Pass
+    from edgecnn.quantize import Scheme
     from edgecnn.quantize.search import Search
     from edgecnn.spec import ModelSpec
     from edgecnn.zoo_build import Built
@@ -122,13 +122,13 @@ def _quantized(
     progress: Progress,
 ) -> dict[str, OnnxModel]:
     """Return the INT8 graphs: ``int8`` always, ``int8-cpu`` where a CPU is the target."""
-    cpu = config.target == "cpu" or (config.target == "auto" and not machine().nvidia)
-    configs = {name: replace(config.quantize, scheme=name) for name in (("int8", "int8-cpu") if cpu else ("int8",))}
+    schemes: tuple[Scheme, ...] = ("int8", "int8-cpu") if config.for_cpu else ("int8",)
+    configs = {scheme: replace(config.quantize, scheme=scheme) for scheme in schemes}
     cache = cache_dir() / "calibration" if config.use_cache else None
     statistics = statistics_for(
         model, samples, configs.values(), cache=cache, threads=config.threads, progress=progress
     )
-    made = {}
+    made: dict[str, OnnxModel] = {}
     for scheme, own in configs.items():
         to = scratch / f"quantized.{scheme}.onnx"
         if config.budget:
@@ -166,7 +166,7 @@ def _halved(
     """Return the FP16 graphs: ``fp16``, and beside ``int8`` an ``int8-fp16`` whose float parts are FP16."""
     from edgecnn.fp16 import to_fp16
 
-    made = {}
+    made: dict[str, OnnxModel] = {}
     for name, source in (("fp16", "fp32"), ("int8-fp16", "int8")):
         if source in variants:
             to = scratch / f"half.{name}.onnx"

@@ -15,7 +15,7 @@ from edgecnn.quantize.structure import ACTIVATIONS, Structure, steers_deformatio
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Decision", "Placement", "plan"]
+__all__ = ["SILENT", "Decision", "Placement", "plan"]
 
 SILENT = frozenset({"Reshape", "Flatten", "Identity", "Constant", "Transpose", "Shape", "Squeeze", "Unsqueeze"})
 """Operators without arithmetic: no decision is recorded."""

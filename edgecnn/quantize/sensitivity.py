@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
@@ -25,10 +24,11 @@ from edgecnn.runtime.ort import OrtOptions, OrtSession
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from edgecnn.calib.data import Samples
     from edgecnn.calib.statistics import Statistics
     from edgecnn.quantize.config import QuantizeConfig
 
-__all__ = ["Sensitivity", "cheapest_first", "exactly", "sensitivities"]
+__all__ = ["Sensitivity", "cheapest_first", "exactly", "logits_of", "sensitivities"]
 
 Array = NDArray[Any]
 FORMAT = 1
@@ -56,7 +56,7 @@ class Sensitivity:
 
 def sensitivities(
     model: OnnxModel,
-    feeds: Sequence[Mapping[str, Array]],
+    samples: Samples,
     config: QuantizeConfig,
     statistics: Statistics,
     *,
@@ -71,7 +71,7 @@ def sensitivities(
 
     Args:
         model: float.
-        feeds: a few samples; the calibration's own will do, as ranges are not chosen by them here.
+        samples: a few; the calibration's own will do, as ranges are not chosen by them here.
         config: of the quantization.
         statistics: of :func:`edgecnn.quantize.statistics_for`.
         cache: folder of results, kept layer by layer by content: a search that was cut goes on where it was.
@@ -79,18 +79,16 @@ def sensitivities(
         progress: told about layers.
 
     Raises:
-        DataError: no samples. GraphError: quantized already, or nothing to quantize.
+        DataError: no sample can be read. GraphError: quantized already, or nothing to quantize.
     """
-    if not feeds:
-        raise DataError("sensitivities need at least one sample")
     graph = load_ir(model.path)
     decided = [decision for decision in plan(graph, config).decisions if decision.quantized]
     macs = {str(node.name): _macs(node) for node in graph.graph}
     del graph
-    known = _Known(cache, [FORMAT, statistics.hashes["key"], config.to_json(), _digest(feeds)])
+    known = _Known(cache, [FORMAT, statistics.hashes["key"], config.to_json(), samples.fingerprint()])
     names = [decision.node for decision in decided]
     with TemporaryDirectory(prefix="edgecnn-") as folder:
-        runner = _Runner(model, feeds, config, statistics, Path(folder), threads)
+        runner = _Runner(model, samples, config, statistics, Path(folder), threads)
         for done, name in enumerate(names):
             progress("sensitivity", done, len(names))
             if name not in known.noise:
@@ -111,6 +109,22 @@ def cheapest_first(found: Sequence[Sensitivity]) -> tuple[str, ...]:
     return tuple(item.node for item in ordered)
 
 
+def logits_of(model: Path, feeds: Iterable[Mapping[str, Array]], threads: int = 0) -> Array:
+    """Return a model's first output for every sample, (N, classes); a static batch is filled with copies of the sample.
+
+    Raises:
+        DataError: there is no sample.
+    """
+    with OrtSession(model, OrtOptions(threads=threads)) as session:
+        name, batch = session.outputs[0].name, session.inputs[0].shape[0]
+        copies = batch if isinstance(batch, int) else 1
+        filled = ({key: np.repeat(array, copies, axis=0) for key, array in feed.items()} for feed in feeds)
+        rows = [session.run(feed)[name][:1] for feed in filled]
+    if not rows:
+        raise DataError("there is no sample to compare the logits of")
+    return np.concatenate(rows)
+
+
 def exactly(nodes: Sequence[str]) -> tuple[str, ...]:
     """Return the patterns that find these nodes and no others."""
     return tuple(f"^{re.escape(name)}$" for name in nodes)
@@ -122,17 +136,17 @@ class _Runner:
     def __init__(
         self,
         model: OnnxModel,
-        feeds: Sequence[Mapping[str, Array]],
+        samples: Samples,
         config: QuantizeConfig,
         statistics: Statistics,
         folder: Path,
         threads: int,
     ) -> None:
         """Run the float model."""
-        self.model, self.feeds, self.statistics, self.folder = model, feeds, statistics, folder
-        self.options = OrtOptions(threads=threads)
+        self.model, self.samples, self.statistics, self.folder = model, samples, statistics, folder
+        self.threads = threads
         self.config = replace(config, effort="fast")
-        self.reference = self._logits(model.path)
+        self.reference = logits_of(model.path, samples, threads).astype(np.float64)
 
     def noise_of(self, name: str) -> float:
         """Return the relative energy of the logits' error with this layer alone in INT8."""
@@ -140,15 +154,9 @@ class _Runner:
 
         config = replace(self.config, quantize_only=exactly([name]))
         to = self.folder / "one.onnx"
-        quantize(self.model, (), config, to=to, statistics=self.statistics)  # type: ignore[arg-type]
-        found = self._logits(to)
+        quantize(self.model, self.samples, config, to=to, statistics=self.statistics)
+        found = logits_of(to, self.samples, self.threads)
         return float(np.square(found - self.reference).sum() / (np.square(self.reference).sum() or 1.0))
-
-    def _logits(self, path: Path) -> Array:
-        """Return the first output of every sample, float64."""
-        with OrtSession(path, self.options) as session:
-            name = session.outputs[0].name
-            return np.concatenate([session.run(feed)[name] for feed in self.feeds]).astype(np.float64)
 
 
 class _Known:
@@ -171,16 +179,6 @@ class _Known:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(self.path) as stream:
                 stream.write(canonical_json(self.noise))
-
-
-def _digest(feeds: Sequence[Mapping[str, Array]]) -> str:
-    """Return a hash of the samples."""
-    digest = hashlib.sha256()
-    for feed in feeds:
-        for name in sorted(feed):
-            digest.update(canonical_json([name, list(feed[name].shape)]))
-            digest.update(np.ascontiguousarray(feed[name]).tobytes())
-    return digest.hexdigest()
 
 
 def _macs(node: ir.Node) -> int:

@@ -24,9 +24,8 @@ _PREFERENCE = {
     "gpu": ("fp16", "fp32", "int8-fp16", "int8", "int8-cpu"),
 }
 _EXACT_FIRST = ("fp32", "fp16", "int8", "int8-cpu", "int8-fp16")
-_CLEARLY = (
-    0.95  # a candidate must take less than this share of a preferred one's time; less is what measurements scatter by
-)
+_CLEARLY = 0.95
+"""A candidate must take less than this share of a preferred one's time; less is what measurements scatter by."""
 
 Target = Literal["cpu", "gpu"]
 

@@ -9,23 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_job import SPEC
 from torch import nn
 
 from edgecnn.errors import BundleUnverifiedError
 from edgecnn.models.deformable import deform_conv2d
 from edgecnn.pipeline import Outcome, PipelineConfig, backends, run
 from edgecnn.runtime import OpenVinoSession
-from edgecnn.spec import ModelSpec, Preprocess, TensorSpec
-
-SPEC = ModelSpec(
-    name="net",
-    builder="net:build",
-    family="user",
-    num_classes=4,
-    inputs=(TensorSpec(name="input", shape=("batch", 3, 32, 32)),),
-    outputs=(TensorSpec(name="logits", shape=("batch", 4)),),
-    preprocess=Preprocess(size=(32, 32), resize=36),
-)
 
 
 def job(folder: Path, module: nn.Module | None = None, **changes: Any) -> Outcome:

@@ -9,23 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_job import SPEC
 from torch import nn
 
 from edgecnn.errors import SpecError
 from edgecnn.pipeline import PipelineConfig, run
 from edgecnn.quantize import QuantizeConfig
 from edgecnn.quantize.search import Budget
-from edgecnn.spec import ModelSpec, Preprocess, TensorSpec
 
-SPEC = ModelSpec(
-    name="net",
-    builder="net:build",
-    family="user",
-    num_classes=4,
-    inputs=(TensorSpec(name="input", shape=("batch", 3, 32, 32)),),
-    outputs=(TensorSpec(name="logits", shape=("batch", 4)),),
-    preprocess=Preprocess(size=(32, 32), resize=36),
-)
 QUICK = PipelineConfig(
     int8=True,
     target="tensorrt",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_job import SPEC
 from torch import nn
 
 from edgecnn import onnxio
@@ -19,17 +20,6 @@ from edgecnn.parity.samples import gaussian
 from edgecnn.pipeline import PipelineConfig, run
 from edgecnn.quantize import quantize
 from edgecnn.runtime import load
-from edgecnn.spec import ModelSpec, Preprocess, TensorSpec
-
-SPEC = ModelSpec(
-    name="wide",
-    builder="net:build",
-    family="user",
-    num_classes=4,
-    inputs=(TensorSpec(name="input", shape=("batch", 3, 32, 32)),),
-    outputs=(TensorSpec(name="logits", shape=("batch", 4)),),
-    preprocess=Preprocess(size=(32, 32), resize=36),
-)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from small_job import SPEC
 from torch import nn
 
 from edgecnn.errors import BundleUnverifiedError, OutputError, SpecError
@@ -20,7 +21,6 @@ from edgecnn.onnxio import load_ir, save_ir
 from edgecnn.pipeline import Outcome, PipelineConfig, run
 from edgecnn.pipeline import variants as variants_module
 from edgecnn.runtime import Bundle, Classifier, load
-from edgecnn.spec import ModelSpec, Preprocess, TensorSpec
 
 CAT = Path(__file__).parents[1] / "data" / "cat.jpg"
 QUICK = PipelineConfig(int8=True, target="cpu", calib_images=8, verify_images=8, measure_seconds=0, use_cache=False)
@@ -50,17 +50,6 @@ def net(deform: bool = False) -> nn.Module:
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight)  # logits that are apart, so that a top-1 class means something
     return module
-
-
-SPEC = ModelSpec(
-    name="net",
-    builder="net:build",
-    family="user",
-    num_classes=4,
-    inputs=(TensorSpec(name="input", shape=("batch", 3, 32, 32)),),
-    outputs=(TensorSpec(name="logits", shape=("batch", 4)),),
-    preprocess=Preprocess(size=(32, 32), resize=36),
-)
 
 
 def job(to: Path, module: nn.Module | None = None, **changes: Any) -> Outcome:

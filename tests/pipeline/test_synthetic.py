@@ -6,22 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_job import SPEC
 from torch import nn
 
 from edgecnn.cli.__main__ import run as command
 from edgecnn.errors import SpecError
 from edgecnn.pipeline import Outcome, PipelineConfig, run
-from edgecnn.spec import ModelSpec, Preprocess, TensorSpec
-
-SPEC = ModelSpec(
-    name="net",
-    builder="net:build",
-    family="user",
-    num_classes=4,
-    inputs=(TensorSpec(name="input", shape=("batch", 3, 32, 32)),),
-    outputs=(TensorSpec(name="logits", shape=("batch", 4)),),
-    preprocess=Preprocess(size=(32, 32), resize=36),
-)
 
 
 def net(*, norm: bool = True) -> nn.Module:

@@ -14,11 +14,11 @@ from edgecnn.artifacts import OnnxModel
 from edgecnn.calib import InMemory, MinMax
 from edgecnn.calib.statistics import Statistics
 from edgecnn.errors import DataError
-from edgecnn.export import export
+from edgecnn.export import ExportConfig, export
 from edgecnn.pipeline.budget import HeldOut, Within, within_budget
 from edgecnn.quantize import QuantizeConfig, QuantizeResult, statistics_for
 from edgecnn.quantize.search import Budget, Search
-from edgecnn.quantize.sensitivity import cheapest_first, exactly, sensitivities
+from edgecnn.quantize.sensitivity import cheapest_first, exactly, logits_of, sensitivities
 from edgecnn.spec import ModelSpec, Preprocess, TensorSpec
 
 SPEC = ModelSpec(
@@ -57,7 +57,7 @@ def statistics(model: OnnxModel) -> Statistics:
 
 
 def test_the_planted_layer_makes_most_noise_and_returns_first(model: OnnxModel, statistics: Statistics) -> None:
-    found = sensitivities(model, list(samples(4, 1)), CONFIG, statistics)
+    found = sensitivities(model, samples(4, 1), CONFIG, statistics)
     assert [item.node for item in found] == ["0/Conv", "2/Conv", BAD, "6/Conv", "10/Gemm"], "in graph order"
     noises = {item.node: item.noise for item in found}
     assert noises[BAD] > 10 * max(noise for name, noise in noises.items() if name != BAD)
@@ -70,7 +70,7 @@ def test_a_search_that_was_cut_goes_on_where_it_was(
 ) -> None:
     from edgecnn.quantize import sensitivity
 
-    feeds = list(samples(2, 1))
+    feeds = samples(2, 1)
     whole = sensitivities(model, feeds, CONFIG, statistics)
     asked: list[str] = []
     real = sensitivity._Runner.noise_of
@@ -119,9 +119,17 @@ def test_a_budget_that_cannot_be_kept_is_a_result(model: OnnxModel, statistics: 
     assert found.best.sqnr_db == max(trial.sqnr_db for trial in found.trials)
 
 
-def test_no_samples_is_an_error(model: OnnxModel, statistics: Statistics) -> None:
-    with pytest.raises(DataError, match="at least one sample"):
-        sensitivities(model, [], CONFIG, statistics)
+def test_a_static_batch_is_filled(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)).eval()
+    paths = [export(net, SPEC, ExportConfig(batch=batch), to=tmp_path / f"{batch}.onnx").path for batch in (None, 3)]
+    dynamic, static = (logits_of(path, samples(4, 5)) for path in paths)
+    assert static.shape == (4, 4)
+    np.testing.assert_allclose(static, dynamic, rtol=0, atol=1e-6)
+
+
+def test_no_samples_is_an_error(model: OnnxModel) -> None:
+    with pytest.raises(DataError, match="no sample"):
+        logits_of(model.path, [])
 
 
 def test_exact_patterns_find_one_node() -> None:

@@ -150,7 +150,7 @@ threads not spinning between its turns, as shares of fp32 on onnxruntime:
 {overhead}
 ## What making a bundle costs
 
-32 photos, both INT8 schemes, each network in a process of its own:
+32 photos, both INT8 schemes, with `--effort fast` and `balanced`, each in a process of its own (the bound for ResNet-152 is 1500 MB):
 
 {cost}
 Reading, calibrating on 128 images of the sample and writing the graph, EfficientNet-Lite0:

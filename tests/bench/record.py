@@ -10,7 +10,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecnn.quantize import Scheme
+    from edgecnn.quantize.config import Effort
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = Path(os.environ.get("EDGECNN_IMAGENET_SAMPLE", ROOT.parent / "shared" / "imagenet-sample"))
@@ -31,7 +35,7 @@ def apart(job: str, *arguments: str) -> dict[str, float]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def export_and_quantize(name: str, images: str) -> dict[str, float]:
+def export_and_quantize(name: str, images: str, effort: Effort) -> dict[str, float]:
     """Export and quantize, with the photos, to both INT8 schemes."""
     import torch
 
@@ -49,7 +53,8 @@ def export_and_quantize(name: str, images: str) -> dict[str, float]:
         model = simplify(export(built.module, built.spec, to=scratch / "a.onnx"), to=scratch / "b.onnx").model
         exported = time.perf_counter()
         samples = Photos(built.spec.preprocess, limit=int(images))
-        configs = [QuantizeConfig(scheme="int8"), QuantizeConfig(scheme="int8-cpu")]
+        schemes: tuple[Scheme, ...] = ("int8", "int8-cpu")
+        configs = [QuantizeConfig(scheme=scheme, effort=effort) for scheme in schemes]
         statistics = statistics_for(model, samples, configs)
         for config in configs:
             quantize(model, samples, config, to=scratch / "q.onnx", statistics=statistics)
@@ -66,7 +71,8 @@ def calibrate(path: str, method: str, images: str) -> dict[str, float]:
     samples = ImageFolder(SAMPLE, find("efficientnet_lite0").preprocess, limit=int(images))
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        quantize(open_model(Path(path)), samples, QuantizeConfig(method=parse(method)), to=Path(folder) / "q.onnx")
+        config = QuantizeConfig(method=parse(method), effort="fast")  # as the peer, which only calibrates
+        quantize(open_model(Path(path)), samples, config, to=Path(folder) / "q.onnx")
         return {"seconds": time.perf_counter() - start}
 
 

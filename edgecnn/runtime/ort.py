@@ -17,7 +17,7 @@ from edgecnn.optional import need
 from edgecnn.runtime.session import Array, Session, check_count, model_source
 from edgecnn.spec import Dim, TensorSpec
 
-__all__ = ["ALWAYS_DISABLED", "OrtBinding", "OrtOptions", "OrtSession", "available_providers"]
+__all__ = ["ALWAYS_DISABLED", "EXACT_PRODUCTS", "OrtBinding", "OrtOptions", "OrtSession", "available_providers"]
 
 Optimize = Literal["all", "extended", "basic", "disabled"]
 
@@ -26,6 +26,14 @@ ALWAYS_DISABLED = ("WeightBiasQuantization",)
 
 ``WeightBiasQuantization`` quantizes, without being asked, float weights that stand between a DequantizeLinear and a
 QuantizeLinear. A layer that was kept in float on purpose (a float island in an INT8 graph) loses its accuracy to it.
+"""
+
+EXACT_PRODUCTS = "session.x64quantprecision"
+"""What keeps ``int8-cpu`` true on x86 processors without VNNI, set to "1" in every session of ours.
+
+There onnxruntime adds pairs of uint8 x int8 products in 16 bits, which saturate without an error; with this entry it turns the weights
+into uint8 first, whose products it adds in 32. It has no effect on processors with VNNI. An application that loads the ONNX file by itself must
+set it too (onnxruntime_session_options_config_keys.h, ``kOrtSessionOptionsAvx2PrecisionMode``).
 """
 
 _FATAL = 4  # onnxruntime's log severity: errors come back as exceptions, so nothing below this needs to reach stderr
@@ -243,6 +251,7 @@ def _session_options(ort: Any, options: OrtOptions) -> Any:
     result.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{_LEVELS[options.optimize]}")
     result.log_severity_level = _FATAL
     result.enable_mem_pattern = options.reuse
+    result.add_session_config_entry(EXACT_PRODUCTS, "1")
     if not options.spin:
         result.add_session_config_entry("session.intra_op.allow_spinning", "0")
         result.add_session_config_entry("session.inter_op.allow_spinning", "0")

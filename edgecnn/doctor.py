@@ -209,10 +209,11 @@ KNOWN_BAD = (
     KnownBad(
         level="warning",
         applies=lambda _, on: on.arch == "x86_64" and bool(on.cpu_flags) and not on.vnni,
-        what="this processor has no VNNI: pairs of uint8 x int8 products saturate in 16 bits, in OpenVINO and in onnxruntime's default kernels",
+        what="this processor has no VNNI: pairs of uint8 x int8 products saturate in 16 bits, in OpenVINO and by default in "
+        "onnxruntime, without an error",
         todo="edgecnn's onnxruntime sessions use exact, slower kernels; where you load a bundle's ONNX yourself, call "
-        "add_session_config_entry('session.x64quantprecision', '1') on the SessionOptions. Do not trust INT8 on OpenVINO here "
-        "unless `edgecnn verify` passes",
+        "add_session_config_entry('session.x64quantprecision', '1') on the SessionOptions. Trust INT8 on OpenVINO here only "
+        "where `edgecnn verify` passes",
         source="onnxruntime quantization documentation; OpenVINO, Saturation (overflow) Issue Workaround",
     ),
     KnownBad(

@@ -21,19 +21,20 @@ __all__ = ["ALWAYS_DISABLED", "EXACT_PRODUCTS", "OrtBinding", "OrtOptions", "Ort
 
 Optimize = Literal["all", "extended", "basic", "disabled"]
 
-ALWAYS_DISABLED = ("WeightBiasQuantization",)
+ALWAYS_DISABLED = ("WeightBiasQuantization", "QDQS8ToU8Transformer")
 """Optimizer passes that no session of ours runs.
 
 ``WeightBiasQuantization`` quantizes, without being asked, float weights that stand between a DequantizeLinear and a
-QuantizeLinear. A layer that was kept in float on purpose (a float island in an INT8 graph) loses its accuracy to it.
+QuantizeLinear. A layer that was kept in float on purpose (a float island in an INT8 graph) loses its accuracy to it. ``QDQS8ToU8Transformer``, with
+:data:`EXACT_PRODUCTS`, gives a per-channel weight without zero point one that is a scalar, and its DequantizeLinear then fails (1.32).
 """
 
 EXACT_PRODUCTS = "session.x64quantprecision"
 """What keeps ``int8-cpu`` true on x86 processors without VNNI, set to "1" in every session of ours.
 
 There onnxruntime adds pairs of uint8 x int8 products in 16 bits, which saturate without an error; with this entry it turns the weights
-into uint8 first, whose products it adds in 32. It has no effect on processors with VNNI. An application that loads the ONNX file by itself must
-set it too (onnxruntime_session_options_config_keys.h, ``kOrtSessionOptionsAvx2PrecisionMode``).
+into uint8 first, whose products it adds in 32. It has no effect on processors with VNNI. An application that loads the ONNX file by
+itself must set it too (onnxruntime_session_options_config_keys.h, ``kOrtSessionOptionsAvx2PrecisionMode``).
 """
 
 _FATAL = 4  # onnxruntime's log severity: errors come back as exceptions, so nothing below this needs to reach stderr

@@ -25,8 +25,10 @@ ALWAYS_DISABLED = ("WeightBiasQuantization", "QDQS8ToU8Transformer")
 """Optimizer passes that no session of ours runs.
 
 ``WeightBiasQuantization`` quantizes, without being asked, float weights that stand between a DequantizeLinear and a
-QuantizeLinear. A layer that was kept in float on purpose (a float island in an INT8 graph) loses its accuracy to it. ``QDQS8ToU8Transformer``, with
-:data:`EXACT_PRODUCTS`, gives a per-channel weight without zero point one that is a scalar, and its DequantizeLinear then fails (1.32).
+QuantizeLinear. A layer that was kept in float on purpose (a float island in an INT8 graph) loses its accuracy to it.
+
+``QDQS8ToU8Transformer``, with :data:`EXACT_PRODUCTS`, gives a per-channel weight without zero point a scalar one, and its
+DequantizeLinear then fails (1.32).
 """
 
 EXACT_PRODUCTS = "session.x64quantprecision"

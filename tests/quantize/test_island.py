@@ -17,7 +17,7 @@ from edgecnn.calib import InMemory
 from edgecnn.onnxio import open_model
 from edgecnn.quantize import QuantizeConfig, quantize
 from edgecnn.runtime import OrtOptions, OrtSession
-from edgecnn.runtime.ort import ALWAYS_DISABLED
+from edgecnn.runtime.ort import ALWAYS_DISABLED, EXACT_PRODUCTS
 
 IMAGES = np.random.default_rng(1).standard_normal((4, 1, 3, 16, 16)).astype(np.float32)
 
@@ -55,6 +55,7 @@ def plain_run(model: OnnxModel, optimized: Path, disabled: list[str]) -> tuple[N
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(optimized)
     options.log_severity_level = 4
+    options.add_session_config_entry(EXACT_PRODUCTS, "1")
     session = ort.InferenceSession(
         str(model.path), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
     )

@@ -29,8 +29,10 @@ __all__ = [
     "load_ir",
     "open_model",
     "read_metadata",
+    "release_memory",
     "save_ir",
     "scratch_file",
+    "trim_memory",
 ]
 
 EXTERNAL_DATA_THRESHOLD = 1_900_000_000
@@ -195,17 +197,22 @@ def scratch_file(model: ir.Model) -> Iterator[Path]:
         path = Path(folder.name) / "model.onnx"
         _save_external(model, path)
         del model
-        _release_memory()
+        release_memory()
         yield path
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
     """Give the memory of graphs that are no longer used back to the system.
 
     A graph is a web of references in circles, which holds its weights until they are collected; and glibc keeps what is freed below
     what is not, which is a gigabyte after a few graphs of ResNet-152.
     """
     gc.collect()
+    trim_memory()
+
+
+def trim_memory() -> None:
+    """Give what was freed back to the system, where glibc would keep it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

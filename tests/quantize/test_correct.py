@@ -170,7 +170,7 @@ def test_a_walk_lets_samples_go_that_do_not_fit(exported: Exported, images: InMe
     sizes = []
     for index in range(len(layers)):
         walk.run(index)
-        sizes.append(sum(array.nbytes for array in walk.held.values()))
+        sizes.append(sum(row.nbytes for rows in walk.held.values() for row in rows))
     assert max(sizes[1:]) <= budget
     assert 1 <= walk.count < len(images)
 

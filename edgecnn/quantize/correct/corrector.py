@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgecnn.calib.data import Samples
 from edgecnn.errors import DataError
-from edgecnn.onnxio import load_ir
+from edgecnn.onnxio import load_ir, release_memory
 from edgecnn.progress import Progress, silent
 from edgecnn.quantize.correct.bias import MatchedBias
 from edgecnn.quantize.correct.layer import Layer, read_layer
@@ -85,6 +85,7 @@ class Correction:
         Raises:
             DataError: no sample could be read.
         """
+        release_memory()
         workers = min(threads or os.cpu_count() or 1, WORKERS)
         plain = load_ir(exact)
         first = plain.graph.inputs[0].shape
@@ -124,7 +125,7 @@ def _patches(layer: Layer, target: Target, walks: tuple[Walk, Walk], index: int)
     groups, outputs, inputs = layer.weight.shape
     exact, rounded = walks[0].held[layer.source], walks[1].held[target.source]
     feeds = min(len(exact), len(rounded))  # one may have had room for more
-    count = int(np.clip(VALUES // (groups * max(outputs, inputs) * feeds * exact.shape[1]), *POSITIONS))
+    count = int(np.clip(VALUES // (groups * max(outputs, inputs) * feeds * exact[0].shape[0]), *POSITIONS))
     given, noisy = [], []
     for number in range(feeds):
         seed = index << 32 | number

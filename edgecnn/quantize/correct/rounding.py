@@ -83,19 +83,21 @@ class ErrorFeedback:
 
 
 def _nearest_plane(weight: Array, scale: Array, factor: Array) -> tuple[Array, Array]:
-    """Return (integers (G, O, K), square error of the output (G, O)) for a lower Cholesky factor (G, K, K)."""
+    """Return (integers (G, O, K), square error of the output (G, O)) for a lower Cholesky factor (G, K, K), which is used up."""
     groups, outputs, inputs = weight.shape
     wanted = np.ascontiguousarray(weight.transpose(0, 2, 1))
     errors = np.zeros_like(wanted)
     integers = np.zeros(wanted.shape, np.int8)
     total = np.zeros((groups, outputs), np.float64)
-    diagonal = np.diagonal(factor, axis1=1, axis2=2)
-    pull = np.ascontiguousarray((factor / diagonal[:, None, :]).transpose(0, 2, 1))  # [i, j]: what i owes j's error
+    diagonal = np.diagonal(factor, axis1=1, axis2=2).copy()
+    np.divide(factor, diagonal[:, None, :], out=factor)
+    pull = factor.transpose(0, 2, 1)  # [i, j]: what i owes j's error
     for end in range(inputs, 0, -BLOCK):
         start = max(0, end - BLOCK)
         later = pull[:, start:end, end:] @ errors[:, end:]
+        near = np.ascontiguousarray(pull[:, start:end, start:end])
         for index in range(end - 1, start - 1, -1):
-            own = pull[:, index, None, index + 1 : end] @ errors[:, index + 1 : end]
+            own = near[:, index - start, None, index - start + 1 :] @ errors[:, index + 1 : end]
             target = wanted[:, index] + later[:, index - start] + own[:, 0]
             rounded = np.clip(np.rint(target / scale), -127, 127)
             integers[:, index] = rounded

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.onnxio import scratch_file
+from edgecnn.onnxio import scratch_file, trim_memory
 from edgecnn.optional import need
 from edgecnn.runtime.ort import OrtOptions, OrtSession
 
@@ -22,12 +22,15 @@ __all__ = ["Segment", "Walk", "batches", "cut"]
 
 Array = NDArray[Any]
 
-BUDGET = 512 * 1000 * 1000
-"""Bytes that one walk may hold: the activations of 128 images of 224 x 224 between two layers of ResNet-50 take 460 MB."""
+BUDGET = 384 * 1000 * 1000
+"""Bytes that one walk may hold, about; the activations of 128 images of 224 x 224 between two layers of ResNet-50 take 260 MB."""
 
 LARGEST = 1000
 """Magnitude in the first sample up to which activations are held as float16, which reaches to 65504; its error is a thousandth of
 that of 8 bits."""
+
+EMPTY = np.empty(0)
+"""In place of what was held and is over."""
 
 HEAVY = 1 << 26
 """Bytes of weights from which a segment's session maps them from a file instead of holding two copies while it loads."""
@@ -100,7 +103,7 @@ class Walk:
     """The state of one graph on its way through its segments.
 
     Attributes:
-        held: the tensors that segments to come will read, each of all feeds: (count, N, ...).
+        held: the tensors that segments to come will read, each a list of what all feeds gave.
         count: feeds; the last ones are let go where all would not fit.
     """
 
@@ -117,11 +120,10 @@ class Walk:
         self._segments = cut(model.graph, layers)
         self._last = {name: index for index, segment in enumerate(self._segments) for name in segment.reads}
         self.count = len(feeds)
-        self.held: dict[str, Array] = {}
+        self.held: dict[str, list[Array]] = {}
         for name in feeds[0].keys() & self._last.keys():
-            self.held[name] = _room_for(feeds[0][name], self.count)
-            for row, feed in zip(self.held[name], feeds, strict=True):
-                row[...] = feed[name]
+            dtype = _held_as(feeds[0][name])
+            self.held[name] = [feed[name].astype(dtype) for feed in feeds]
 
     def run(self, index: int) -> None:
         """Run one segment, after all those before it, and forget what no later one reads."""
@@ -138,6 +140,7 @@ class Walk:
                     self._compute(session, segment, over)
         for name in over:
             del self.held[name]
+        trim_memory()
 
     def _model_of(self, segment: Segment) -> ir.Model:
         """Return a segment as a model of its own."""
@@ -155,26 +158,29 @@ class Walk:
             return session.run({name: _unpacked(self.held[name][index]) for name in segment.reads}, segment.gives)
 
         first = run(0)
-        size = sum(_room_for(array, 1).nbytes for array in first.values())
-        size += sum(array[0].nbytes for name, array in self.held.items() if name not in over)
+        dtypes = {name: _held_as(array) for name, array in first.items()}
+        size = sum(array.size * dtypes[name].itemsize for name, array in first.items())
+        size += sum(rows[0].nbytes for name, rows in self.held.items() if name not in over)
         if self.count > (room := max(1, self._budget // max(1, size))):
             self.count = room
-            self.held = {name: array[:room].copy() for name, array in self.held.items()}
-        made = {name: _room_for(array, self.count) for name, array in first.items()}
+            for rows in self.held.values():
+                del rows[room:]
 
-        def one(index: int) -> None:
-            for name, array in run(index).items():
-                made[name][index] = array
+        def one(index: int) -> dict[str, Array]:
+            made = {name: array.astype(dtypes[name]) for name, array in run(index).items()}
+            for name in over:  # now, so that what a segment reads and what it gives are never held whole both
+                self.held[name][index] = EMPTY
+            return made
 
         with ThreadPoolExecutor(self._workers, thread_name_prefix="correct") as pool:
-            list(pool.map(one, range(self.count)))
-        self.held |= made
+            rows_of_all = list(pool.map(one, range(self.count)))
+        self.held |= {name: [rows[name] for rows in rows_of_all] for name in dtypes}
 
 
-def _room_for(array: Array, count: int) -> Array:
-    """Return an empty array for ``count`` arrays like this one, float32 as float16 where its magnitude allows."""
+def _held_as(array: Array) -> np.dtype[Any]:
+    """Return the type in which arrays like this one are held: float16 for float32, where its magnitude allows."""
     small = array.dtype == np.float32 and array.size and max(array.max(), -array.min()) < LARGEST
-    return np.empty((count, *array.shape), np.float16 if small else array.dtype)
+    return np.dtype(np.float16) if small else array.dtype
 
 
 def _unpacked(array: Array) -> Array:

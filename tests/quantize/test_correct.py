@@ -49,7 +49,7 @@ def test_error_feedback_makes_the_errors_of_correlated_inputs_cancel(
 ) -> None:
     weight = np.random.default_rng(1).standard_normal((groups, outputs, inputs)).astype(np.float32)
     gram = correlated(groups, inputs)
-    integers, scale = method.round(weight, gram)
+    integers, scale = method.round(weight, gram.copy())
     nearest, peaks = quantize_weight(weight.reshape(-1, inputs), 0)
     plain = output_error(weight, nearest.reshape(weight.shape), peaks.reshape(scale.shape), gram)
     assert integers.dtype == np.int8
@@ -66,7 +66,7 @@ def test_error_feedback_on_independent_inputs_rounds_to_nearest() -> None:
 
 def test_more_scales_never_raise_the_error() -> None:
     weight, gram = np.random.default_rng(3).standard_normal((16, 1, 9)).astype(np.float32), correlated(16, 9)
-    one, many = (output_error(weight, *m.round(weight, gram), gram) for m in (NEAREST, ErrorFeedback(scales=16)))
+    one, many = (output_error(weight, *m.round(weight, gram.copy()), gram) for m in (NEAREST, ErrorFeedback(scales=16)))
     assert many < one
 
 

@@ -41,6 +41,6 @@ class MatchedBias:
         for _ in range(self.steps):
             now = found + bias[:, :, None]
             passes = ((now > low) & (now < high)).mean(axis=2)
-            error = wanted.mean(axis=2) - np.clip(now, low, high).mean(axis=2)
+            error = wanted.mean(axis=2) - np.clip(now, low, high, out=now).mean(axis=2)
             bias = (bias + error / (passes + self.draw)).astype(np.float32)
         return bias

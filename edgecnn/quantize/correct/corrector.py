@@ -108,14 +108,17 @@ class Correction:
     def _correct(self, layer: Layer, target: Target, walks: tuple[Walk, Walk], index: int, biases: bool) -> None:
         """Choose the integers and the bias of one layer."""
         given, noisy = _patches(layer, target, walks, index)
-        wanted = layer.weight @ given + layer.bias[:, :, None]
+        wanted = layer.weight @ given
+        wanted += layer.bias[:, :, None]
+        del given
         gram, mean = _moments(noisy, _importance(layer, wanted), centred=biases)
         integers, scale = self.rounding.round(layer.weight, gram)
+        del gram
         made = integers * scale[:, :, None]
         bias = None
         if biases:
             start = layer.bias + ((layer.weight - made) @ mean)[:, :, 0]
-            wanted = np.clip(wanted, layer.low, layer.high)
+            np.clip(wanted, layer.low, layer.high, out=wanted)
             bias = self.bias.fit(wanted, made @ noisy, start, layer.low, layer.high)
         target.write(layer, integers, scale, bias)
 
@@ -126,12 +129,20 @@ def _patches(layer: Layer, target: Target, walks: tuple[Walk, Walk], index: int)
     exact, rounded = walks[0].held[layer.source], walks[1].held[target.source]
     feeds = min(len(exact), len(rounded))  # one may have had room for more
     count = int(np.clip(VALUES // (groups * max(outputs, inputs) * feeds * exact[0].shape[0]), *POSITIONS))
-    given, noisy = [], []
+    given: list[Array] = []
+    noisy: list[Array] = []
     for number in range(feeds):
         seed = index << 32 | number
-        given.append(layer.patches(exact[number], count, seed).astype(np.float32))
-        noisy.append(layer.patches(target.centred(rounded[number]), count, seed) * target.scale)
-    return np.concatenate(given, axis=2), np.concatenate(noisy, axis=2)
+        given.append(layer.patches(exact[number], count, seed))
+        noisy.append(layer.patches(target.centred(rounded[number]), count, seed))
+    joined = _joined(noisy)
+    joined *= target.scale
+    return _joined(given), joined
+
+
+def _joined(patches: list[Array]) -> Array:
+    """Return (G, K, positions) arrays one after the other, float32."""
+    return np.concatenate(patches, axis=2, dtype=np.float32, casting="unsafe")
 
 
 def _importance(layer: Layer, wanted: Array) -> Array | None:
@@ -149,5 +160,7 @@ def _moments(noisy: Array, importance: Array | None, *, centred: bool) -> tuple[
     values = noisy - mean if centred else noisy
     weighted = values if importance is None else values * importance
     if groups == 1 or inputs >= SMALL:
-        return weighted @ values.transpose(0, 2, 1) / count, mean
+        gram = weighted @ values.transpose(0, 2, 1)
+        gram /= count
+        return gram, mean
     return np.einsum("gkn,gln->gkl", weighted, values) / count, mean

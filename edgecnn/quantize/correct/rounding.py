@@ -47,10 +47,10 @@ class ErrorFeedback:
 
         Args:
             weight: float32 (G, O, K).
-            gram: of the inputs, (G, K, K).
+            gram: of the inputs, (G, K, K); used up, since it may be the largest array of all.
         """
         groups, outputs, inputs = weight.shape
-        diagonal = np.diagonal(gram, axis1=1, axis2=2)
+        diagonal = np.diagonal(gram, axis1=1, axis2=2).copy()
         order = np.argsort(diagonal, axis=1, kind="stable")  # the largest inputs are rounded first, from the end
         factor = self._factor(gram, diagonal.mean(axis=1), order)
         sorted_weight = np.take_along_axis(weight, order[:, None, :], 2)
@@ -66,14 +66,15 @@ class ErrorFeedback:
         return np.take_along_axis(chosen, np.argsort(order, axis=1)[:, None, :], 2), scale
 
     def _factor(self, gram: Array, mean: Array, order: Array) -> Array:
-        """Return the lower Cholesky factor of the damped matrix, its inputs in the order given, (G, K, K)."""
+        """Return the lower Cholesky factor of the damped matrix, its inputs in the order given, (G, K, K); the matrix is used up."""
         inputs = np.arange(gram.shape[1])
-        damped = np.stack([one[np.ix_(by, by)] for one, by in zip(gram, order, strict=True)])
+        for one, by in zip(gram, order, strict=True):
+            one[...] = one[np.ix_(by, by)]
         more = np.maximum(self.damping * mean, TINY)[:, None]
         for _ in range(ATTEMPTS):  # in float32 a matrix of fewer positions than inputs may need more
-            damped[:, inputs, inputs] += more
+            gram[:, inputs, inputs] += more
             try:
-                factor = np.linalg.cholesky(damped)
+                factor = np.linalg.cholesky(gram)
             except np.linalg.LinAlgError:
                 more *= 10
                 continue

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from edgecnn.calib.data import Samples
 from edgecnn.errors import DataError
-from edgecnn.onnxio import load_ir, release_memory
+from edgecnn.onnxio import load_ir, release_memory, scratch_file
+from edgecnn.optional import need
 from edgecnn.progress import Progress, silent
 from edgecnn.quantize.correct.bias import MatchedBias
 from edgecnn.quantize.correct.layer import Layer, read_layer
@@ -86,8 +87,21 @@ class Correction:
             DataError: no sample could be read.
         """
         release_memory()
+        with scratch_file(load_ir(exact)) as file:  # its weights stay in the file but for those of the layer at work
+            self._go(model, load_ir(file), layers, samples, biases, threads, progress)
+
+    def _go(
+        self,
+        model: ir.Model,
+        plain: ir.Model,
+        layers: Sequence[str],
+        samples: Samples,
+        biases: bool,
+        threads: int,
+        progress: Progress,
+    ) -> None:
+        """See :meth:`apply`."""
         workers = min(threads or os.cpu_count() or 1, WORKERS)
-        plain = load_ir(exact)
         first = plain.graph.inputs[0].shape
         size = int(first[0]) if first is not None and isinstance(first[0], int) else 1
         step = max(1, len(samples) // self.images)
@@ -103,6 +117,8 @@ class Correction:
             layer = read_layer(sources[name])
             if layer is not None and layer.weight.shape[2] <= WIDEST:
                 self._correct(layer, Target(targets[name]), walks, index, biases)
+            del layer
+            _let_go(sources[name])
             progress("correct", index + 1, len(layers))
 
     def _correct(self, layer: Layer, target: Target, walks: tuple[Walk, Walk], index: int, biases: bool) -> None:
@@ -121,6 +137,14 @@ class Correction:
             np.clip(wanted, layer.low, layer.high, out=wanted)
             bias = self.bias.fit(wanted, made @ noisy, start, layer.low, layer.high)
         target.write(layer, integers, scale, bias)
+
+
+def _let_go(node: ir.Node) -> None:
+    """Unmap the weights of a node that lie in a file."""
+    for value in node.inputs:
+        tensor = value.const_value if value is not None else None
+        if isinstance(tensor, need("onnx_ir").ExternalTensor):
+            tensor.release()
 
 
 def _patches(layer: Layer, target: Target, walks: tuple[Walk, Walk], index: int) -> tuple[Array, Array]:

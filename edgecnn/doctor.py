@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from edgecnn._version import __version__
 from edgecnn.optional import install_line
+from edgecnn.runtime.cpu import cpu_flags, saturates
 
 __all__ = ["KNOWN_BAD", "Finding", "KnownBad", "Machine", "Package", "Report", "diagnose", "machine", "version_tuple"]
 
@@ -55,11 +56,6 @@ class Machine:
     memory_gib: float
     cpu_flags: frozenset[str]
     nvidia: str
-
-    @property
-    def vnni(self) -> bool:
-        """Whether the processor multiplies uint8 by int8 without saturating (VNNI on x86, dot product on Arm)."""
-        return bool(self.cpu_flags & {"avx512_vnni", "avx_vnni", "asimddp"})
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -208,12 +204,12 @@ KNOWN_BAD = (
     ),
     KnownBad(
         level="warning",
-        applies=lambda _, on: on.arch == "x86_64" and bool(on.cpu_flags) and not on.vnni,
-        what="this processor has no VNNI: pairs of uint8 x int8 products saturate in 16 bits, in OpenVINO and by default in "
-        "onnxruntime, without an error",
-        todo="edgecnn's onnxruntime sessions use exact, slower kernels; where you load a bundle's ONNX yourself, call "
-        "add_session_config_entry('session.x64quantprecision', '1') on the SessionOptions. Trust INT8 on OpenVINO here only "
-        "where `edgecnn verify` passes",
+        applies=lambda _, on: saturates(on.cpu_flags, on.arch),
+        what="this processor has no VNNI: by default, pairs of uint8 x int8 products saturate in 16 bits without an error, in "
+        "onnxruntime and in OpenVINO",
+        todo="edgecnn's sessions compute exactly, and slower; where you load a bundle's ONNX yourself, call "
+        "add_session_config_entry('session.x64quantprecision', '1') on onnxruntime's SessionOptions, and give OpenVINO "
+        "{'LP_TRANSFORMS_MODE': 'NO'}",
         source="onnxruntime quantization documentation; OpenVINO, Saturation (overflow) Issue Workaround",
     ),
     KnownBad(
@@ -278,7 +274,7 @@ def machine() -> Machine:
         python=platform.python_version(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1),
         memory_gib=_memory_gib(),
-        cpu_flags=_cpu_flags(),
+        cpu_flags=cpu_flags(),
         nvidia=_nvidia(),
     )
 
@@ -338,16 +334,6 @@ def _memory_gib() -> float:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (ValueError, OSError, AttributeError):
         return 0.0
-
-
-def _cpu_flags() -> frozenset[str]:
-    """Return the processor's feature flags as Linux names them; empty elsewhere."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return frozenset()
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
-    return frozenset(found.group(1).split()) if found else frozenset()
 
 
 def _nvidia() -> str:

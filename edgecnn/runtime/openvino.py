@@ -12,12 +12,19 @@ from typing import Any, Literal, get_args
 
 from edgecnn.errors import BackendError, EdgecnnError, UserError
 from edgecnn.optional import need
+from edgecnn.runtime.cpu import cpu_flags, saturates
 from edgecnn.runtime.session import Array, Session, check_count, model_source
 from edgecnn.spec import Dim, TensorSpec
 
 __all__ = ["OpenVinoOptions", "OpenVinoSession", "available_devices"]
 
 Hint = Literal["latency", "throughput"]
+
+WITHOUT_INTEGERS = {"LP_TRANSFORMS_MODE": "NO"}
+"""Runs a quantized graph as it is written, in float, where the processor's integer kernels would saturate.
+
+A key of OpenVINO's that its documentation does not list; one that no longer knew it would refuse to load a model, with an error.
+"""
 
 _LONGEST = 300
 _RESULT = "/sink_port_0"  # what OpenVINO's ONNX reader appends to an output's name
@@ -140,6 +147,8 @@ def _properties(options: OpenVinoOptions) -> dict[str, Any]:
     if options.device == "CPU":
         # Pinned threads of two sessions meet on the same cores, and wait for whatever else runs there.
         properties["ENABLE_CPU_PINNING"] = False
+        if saturates(cpu_flags()):
+            properties |= WITHOUT_INTEGERS
         if options.threads:
             properties["INFERENCE_NUM_THREADS"] = options.threads
     return properties

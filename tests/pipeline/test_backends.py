@@ -12,7 +12,6 @@ import torch
 from small_job import SPEC
 from torch import nn
 
-from edgecnn.doctor import machine
 from edgecnn.errors import BundleUnverifiedError
 from edgecnn.models.deformable import deform_conv2d
 from edgecnn.pipeline import Outcome, PipelineConfig, backends, run
@@ -30,7 +29,6 @@ def job(folder: Path, module: nn.Module | None = None, **changes: Any) -> Outcom
     return run(SPEC, PipelineConfig(use_cache=False, **(values | changes)), to=folder / "out", module=module)
 
 
-@pytest.mark.skipif(not machine().vnni, reason="without VNNI, OpenVINO's integer kernels saturate, and are refused")
 @pytest.mark.parametrize("changes", [{}, {"embed_preprocess": True, "embed_softmax": True, "fp16": True}])
 def test_every_variant_is_verified_and_measured_on_both(tmp_path: Path, changes: dict[str, Any]) -> None:
     outcome = job(tmp_path, **changes)

@@ -1,4 +1,4 @@
-"""Why every session of ours sets EXACT_PRODUCTS: without it, integer kernels saturate on x86 processors without VNNI."""
+"""Why sessions ask for exact products: without that, integer kernels saturate on x86 processors without VNNI."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import onnx.helper as oh
 import onnx.numpy_helper as nh
 import pytest
 
+from edgecnn.runtime import openvino
+from edgecnn.runtime.cpu import saturates
+from edgecnn.runtime.openvino import OpenVinoSession
 from edgecnn.runtime.ort import OrtOptions, OrtSession
 
 CHANNELS = 64
@@ -50,3 +53,29 @@ def test_products_do_not_saturate(weight: int) -> None:
     with OrtSession(product(weight), OrtOptions(threads=1)) as session:
         found = session.run(feed)["logits"]
     assert np.abs(found - CHANNELS * weight / 127).max() <= CHANNELS / 255 / 2 + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("flags", "arch", "expected"),
+    [
+        ({"avx2"}, "x86_64", True),
+        ({"avx2", "avx512f"}, "x86_64", True),
+        ({"avx2", "avx_vnni"}, "x86_64", False),
+        ({"avx512_vnni"}, "x86_64", False),
+        ({"asimd"}, "aarch64", False),
+        (set(), "x86_64", False),
+    ],
+)
+def test_which_processors_saturate(flags: set[str], arch: str, expected: bool) -> None:
+    assert saturates(frozenset(flags), arch) is expected
+
+
+@pytest.mark.parametrize("without", [False, True])
+def test_openvino_computes_exactly_too(monkeypatch: pytest.MonkeyPatch, without: bool) -> None:
+    """As this processor needs it, and, on any processor, as one without VNNI does."""
+    if without:
+        monkeypatch.setattr(openvino, "saturates", lambda flags: True)
+    feed = {"input": np.ones((1, CHANNELS, 4, 4), np.float32)}
+    with OpenVinoSession(product(127)) as session:
+        found = session.run(feed)["logits"]
+    assert np.abs(found - CHANNELS).max() <= CHANNELS / 255 / 2 + 1e-4

@@ -15,7 +15,6 @@ from onnx import TensorProto, helper
 from tiny_bundle import CLASSES, PREPROCESS, graph_bytes, photos, write_model
 
 from edgecnn.calib import InMemory
-from edgecnn.doctor import machine
 from edgecnn.errors import BackendError, UserError
 from edgecnn.fp16 import to_fp16
 from edgecnn.passes.embed_preprocess import EmbedPreprocess
@@ -103,7 +102,6 @@ def test_fp32_is_fp32(tmp_path: Path) -> None:
     assert sqnr(reference, found) > 110
 
 
-@pytest.mark.skipif(not machine().vnni, reason="without VNNI, OpenVINO's integer kernels saturate")
 @pytest.mark.parametrize("scheme", ["int8", "int8-cpu"])
 def test_quantized_graphs(tmp_path: Path, scheme: Any) -> None:
     source = onnx_model(wide(tmp_path))

@@ -84,13 +84,13 @@ class Correction:
             progress: told about layers.
 
         Raises:
-            DataError: no sample could be read.
+            DataError: no sample could be read. OutputError: no room for a temporary copy of the float graph.
         """
         release_memory()
         with scratch_file(load_ir(exact)) as file:  # its weights stay in the file but for those of the layer at work
-            self._go(model, load_ir(file), layers, samples, biases, threads, progress)
+            self._each_layer(model, load_ir(file), layers, samples, biases, threads, progress)
 
-    def _go(
+    def _each_layer(
         self,
         model: ir.Model,
         plain: ir.Model,

@@ -6,9 +6,9 @@ import platform
 import re
 from pathlib import Path
 
-__all__ = ["cpu_flags", "saturates"]
+__all__ = ["EXACT_INSTRUCTIONS", "cpu_flags", "saturates"]
 
-EXACT = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
+EXACT_INSTRUCTIONS = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 """Instructions that add products of 8 bits in 32: VNNI on x86, the dot product on Arm."""
 
 
@@ -29,4 +29,4 @@ def saturates(flags: frozenset[str], arch: str | None = None) -> bool:
         flags: of :func:`cpu_flags`.
         arch: as :func:`platform.machine` names it; None is this machine.
     """
-    return (arch or platform.machine()) == "x86_64" and bool(flags) and not flags & EXACT
+    return (arch or platform.machine()) == "x86_64" and bool(flags) and not flags & EXACT_INSTRUCTIONS

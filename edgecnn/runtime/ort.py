@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -14,6 +15,7 @@ import numpy as np
 
 from edgecnn.errors import BackendError, EdgecnnError, UserError
 from edgecnn.optional import need
+from edgecnn.runtime.cpu import EXACT_INSTRUCTIONS, cpu_flags
 from edgecnn.runtime.session import Array, Session, check_count, model_source
 from edgecnn.spec import Dim, TensorSpec
 
@@ -21,14 +23,11 @@ __all__ = ["ALWAYS_DISABLED", "EXACT_PRODUCTS", "OrtBinding", "OrtOptions", "Ort
 
 Optimize = Literal["all", "extended", "basic", "disabled"]
 
-ALWAYS_DISABLED = ("WeightBiasQuantization", "QDQS8ToU8Transformer")
+ALWAYS_DISABLED = ("WeightBiasQuantization",)
 """Optimizer passes that no session of ours runs.
 
 ``WeightBiasQuantization`` quantizes, without being asked, float weights that stand between a DequantizeLinear and a
 QuantizeLinear. A layer that was kept in float on purpose (a float island in an INT8 graph) loses its accuracy to it.
-
-``QDQS8ToU8Transformer``, with :data:`EXACT_PRODUCTS`, gives a per-channel weight without zero point a scalar one, and its
-DequantizeLinear then fails (1.32).
 """
 
 EXACT_PRODUCTS = "session.x64quantprecision"
@@ -37,6 +36,13 @@ EXACT_PRODUCTS = "session.x64quantprecision"
 There onnxruntime adds pairs of uint8 x int8 products in 16 bits, which saturate without an error; with this entry it turns the weights
 into uint8 first, whose products it adds in 32. It has no effect on processors with VNNI. An application that loads the ONNX file by
 itself must set it too (onnxruntime_session_options_config_keys.h, ``kOrtSessionOptionsAvx2PrecisionMode``).
+"""
+
+SIGNED_TO_UNSIGNED = "QDQS8ToU8Transformer"
+"""The optimizer pass that is tried without first where :data:`EXACT_PRODUCTS` may have an effect (onnxruntime 1.32).
+
+There it gives a per-channel weight without zero point a scalar one, and the DequantizeLinear fails when it is run. Without it, a
+quantized Gemm with int8 activations has no kernel, which shows when the model is loaded: then it is loaded with the pass.
 """
 
 _FATAL = 4  # onnxruntime's log severity: errors come back as exceptions, so nothing below this needs to reach stderr
@@ -122,13 +128,7 @@ class OrtSession(Session):
         source = model_source(model)
         _check_providers(ort, options)
         try:
-            session = ort.InferenceSession(
-                source,
-                _session_options(ort, options),
-                providers=[p if isinstance(p, str) else (p[0], dict(p[1])) for p in options.providers],
-                disabled_optimizers=[*ALWAYS_DISABLED, *options.disabled_optimizers],
-                enable_fallback=0,  # a fallback prints, and hides that the wanted provider is not in use
-            )
+            session = _start(ort, source, options)
         except Exception as error:
             raise BackendError(f"onnxruntime cannot load {self._where}: {_reason(error)}") from error
         self.providers: tuple[str, ...] = tuple(session.get_providers())
@@ -241,6 +241,24 @@ def _check_providers(ort: Any, options: OrtOptions) -> None:
         raise BackendError(
             f"onnxruntime {ort.__version__} here has no {', '.join(missing)}; available: {', '.join(present)}"
         )
+
+
+def _start(ort: Any, source: str | bytes, options: OrtOptions) -> Any:
+    """Load a model."""
+
+    def start(*disabled: str) -> Any:
+        return ort.InferenceSession(
+            source,
+            _session_options(ort, options),
+            providers=[p if isinstance(p, str) else (p[0], dict(p[1])) for p in options.providers],
+            disabled_optimizers=[*ALWAYS_DISABLED, *options.disabled_optimizers, *disabled],
+            enable_fallback=0,  # a fallback prints, and hides that the wanted provider is not in use
+        )
+
+    if not cpu_flags() & EXACT_INSTRUCTIONS:
+        with suppress(Exception):
+            return start(SIGNED_TO_UNSIGNED)
+    return start()
 
 
 def _session_options(ort: Any, options: OrtOptions) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx.helper as oh
@@ -14,6 +17,7 @@ from edgecnn.runtime.openvino import OpenVinoSession
 from edgecnn.runtime.ort import OrtOptions, OrtSession
 
 CHANNELS = 64
+Shape = tuple[int, ...]
 
 
 def product(weight: int) -> bytes:
@@ -34,11 +38,16 @@ def product(weight: int) -> bytes:
         oh.make_node("QuantizeLinear", ["y", "out_scale", "zero"], ["yq"]),
         oh.make_node("DequantizeLinear", ["yq", "out_scale", "zero"], ["logits"]),
     ]
+    return serialized(nodes, constants, (1, CHANNELS, 4, 4), (1, 8, 4, 4))
+
+
+def serialized(nodes: list[onnx.NodeProto], constants: Mapping[str, Any], given: Shape, made: Shape) -> bytes:
+    """Return a model's bytes."""
     graph = oh.make_graph(
         nodes,
         "product",
-        [oh.make_tensor_value_info("input", onnx.TensorProto.FLOAT, (1, CHANNELS, 4, 4))],
-        [oh.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, (1, 8, 4, 4))],
+        [oh.make_tensor_value_info("input", onnx.TensorProto.FLOAT, given)],
+        [oh.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, made)],
         [nh.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
     model = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 20)])
@@ -53,6 +62,42 @@ def test_products_do_not_saturate(weight: int) -> None:
     with OrtSession(product(weight), OrtOptions(threads=1)) as session:
         found = session.run(feed)["logits"]
     assert np.abs(found - CHANNELS * weight / 127).max() <= CHANNELS / 255 / 2 + 1e-4
+
+
+def signed(operator: str, zero_points: bool) -> bytes:
+    """Return a layer between int8 tensors, with per-channel weights of 127, as TensorRT's placement and as other tools write it."""
+    kernel = np.full((8, CHANNELS, 1, 1) if operator == "Conv" else (8, CHANNELS), 127, np.int8)
+    constants = {
+        "in_scale": np.float32(1 / 127),
+        "out_scale": np.float32(CHANNELS / 127),
+        "zero": np.int8(0),
+        "kernel": kernel,
+        "kernel_scale": np.full(8, 1 / 127, np.float32),
+        "kernel_zero": np.zeros(8, np.int8),
+        "bias": np.zeros(8, np.int32),
+        "bias_scale": np.full(8, 1 / 127**2, np.float32),
+    }
+    weight = ["kernel", "kernel_scale", *(["kernel_zero"] if zero_points else [])]
+    options = {"transB": 1} if operator == "Gemm" else {}
+    nodes = [
+        oh.make_node("QuantizeLinear", ["input", "in_scale", "zero"], ["q"]),
+        oh.make_node("DequantizeLinear", ["q", "in_scale", "zero"], ["x"]),
+        oh.make_node("DequantizeLinear", weight, ["w"], axis=0),
+        oh.make_node("DequantizeLinear", ["bias", "bias_scale"], ["b"], axis=0),
+        oh.make_node(operator, ["x", "w", "b"], ["y"], **options),
+        oh.make_node("QuantizeLinear", ["y", "out_scale", "zero"], ["yq"]),
+        oh.make_node("DequantizeLinear", ["yq", "out_scale", "zero"], ["logits"]),
+    ]
+    return serialized(nodes, constants, (1, CHANNELS, *kernel.shape[2:]), (1, 8, *kernel.shape[2:]))
+
+
+@pytest.mark.parametrize("zero_points", [True, False])
+@pytest.mark.parametrize("operator", ["Conv", "Gemm"])
+def test_signed_graphs_load_and_do_not_saturate(operator: str, zero_points: bool) -> None:
+    with OrtSession(signed(operator, zero_points), OrtOptions(threads=1)) as session:
+        (shape,) = (spec.shape for spec in session.inputs)
+        found = session.run({"input": np.ones(shape, np.float32)})["logits"]
+    assert np.abs(found - CHANNELS).max() <= CHANNELS / 127 / 2 + 1e-4
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 from edgecnn.calib.data import ArrayFile, ImageFolder, InMemory, Photos, Samples, open_samples
 from edgecnn.calib.histogram import Histogram
-from edgecnn.calib.methods import Entropy, Method, MinMax, Mse, Percentile, parse
+from edgecnn.calib.methods import Auto, Entropy, Method, MinMax, Mse, Percentile, PNorm, parse
 from edgecnn.calib.ranges import Ranges
+from edgecnn.calib.split import split
 from edgecnn.calib.statistics import Statistics, calibrate, collect_statistics
 from edgecnn.calib.synthetic import Synthetic, SyntheticConfig, synthesize
 
 __all__ = [
     "ArrayFile",
+    "Auto",
     "Entropy",
     "Histogram",
     "ImageFolder",
@@ -16,6 +18,7 @@ __all__ = [
     "Method",
     "MinMax",
     "Mse",
+    "PNorm",
     "Percentile",
     "Photos",
     "Ranges",
@@ -27,5 +30,6 @@ __all__ = [
     "collect_statistics",
     "open_samples",
     "parse",
+    "split",
     "synthesize",
 ]

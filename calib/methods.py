@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgecnn.calib.histogram import Histogram
 from edgecnn.errors import SpecError
 
-__all__ = ["Entropy", "Method", "MinMax", "Mse", "Percentile", "parse"]
+__all__ = ["Auto", "Entropy", "Method", "MinMax", "Mse", "PNorm", "Percentile", "parse"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class Method(ABC):
     def name(self) -> str:
         """The method's name on the command line."""
         return type(self).__name__.lower()
+
+    def __str__(self) -> str:
+        """Return the method as the command line names it."""
+        own = [value for item in fields(self) if (value := getattr(self, item.name)) != item.default]
+        return ":".join([self.name, *(f"{value:g}" for value in own)])
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -95,20 +100,31 @@ class Mse(Method):
             raise SpecError(f"mse needs at least 2 steps, asked for {self.steps}")
 
     def _clip(self, histogram: Histogram, low: float, high: float, symmetric: bool) -> tuple[float, float]:
-        """Try narrowings of both ends in proportion, then of each end alone on an asymmetric grid."""
-        used = np.flatnonzero(histogram.counts)
-        centres, weights = histogram.centres[used], histogram.counts[used].astype(np.float64)
-        shares = np.linspace(1.0, 0.2, self.steps)
-        if symmetric:
-            peak = max(-low, high)
-            best = min(shares, key=lambda s: _mse(centres, weights, -peak * s, peak * s, 254))
-            return max(low, -peak * best), min(high, peak * best)
-        for _ in range(2):
-            if high > 0:
-                high *= min(shares, key=lambda s: _mse(centres, weights, low, high * s, 255))
-            if low < 0:
-                low *= min(shares, key=lambda s: _mse(centres, weights, low * s, high, 255))
-        return low, high
+        """Search over narrowings."""
+        return _least_error(histogram, low, high, symmetric, self.steps, 2.0)
+
+
+@dataclass(frozen=True)
+class PNorm(Method):
+    """As :class:`Mse`, with errors to the power of ``power``: above 2 it clips less, below 2 more.
+
+    Nahshan et al. 2019 (LAPQ, arXiv:1911.07190) search over that power. Uniform noise of a range of ``scale`` costs
+    ``(scale / 2)**power / (power + 1)`` a value.
+    """
+
+    power: float = 3.0
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not 1 <= self.power <= 16:
+            raise SpecError(f"pnorm {self.power} is not between 1 and 16")
+        if self.steps < 2:
+            raise SpecError(f"pnorm needs at least 2 steps, asked for {self.steps}")
+
+    def _clip(self, histogram: Histogram, low: float, high: float, symmetric: bool) -> tuple[float, float]:
+        """Search as :class:`Mse` does."""
+        return _least_error(histogram, low, high, symmetric, self.steps, self.power)
 
 
 @dataclass(frozen=True)
@@ -133,12 +149,51 @@ class Entropy(Method):
         return max(low, -clip), min(high, clip)
 
 
-def parse(text: str) -> Method:
+@dataclass(frozen=True)
+class Auto:
+    """Not a method but the choice of one, by what each does to the logits of samples that its ranges were not taken from.
+
+    No method is safe everywhere (docs/QUANTIZATION.md, section 3): entropy destroys networks with ReLU6, the extremes destroy those
+    with a few outliers.
+
+    Attributes:
+        candidates: to choose from; the first one where there are too few samples to hold some out.
+        images: samples to hold out, at most; an eighth of all where that is less.
+    """
+
+    candidates: tuple[Method, ...] = (Mse(), PNorm(), Percentile(99.99), Percentile(99.999), MinMax(), Entropy())
+    images: int = 16
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not self.candidates:
+            raise SpecError("auto has no candidates to choose from")
+        if self.images < 1:
+            raise SpecError(f"auto holds out at least 1 image, asked for {self.images}")
+
+    @property
+    def name(self) -> str:
+        """The name on the command line."""
+        return "auto"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return {
+            "name": self.name,
+            "candidates": [method.to_json() for method in self.candidates],
+            "images": self.images,
+        }
+
+
+def parse(text: str) -> Method | Auto:
     """Return the method of a command line's ``name[:parameter]``. Raises SpecError that lists the methods."""
     name, _, parameter = text.partition(":")
-    kinds: dict[str, Any] = {"minmax": MinMax, "percentile": Percentile, "mse": Mse, "entropy": Entropy}
+    kinds: dict[str, Any] = {"auto": Auto, "minmax": MinMax, "percentile": Percentile, "mse": Mse, "pnorm": PNorm}
+    kinds["entropy"] = Entropy
     if name not in kinds:
-        raise SpecError(f"method {text!r} is not one of minmax, percentile[:PERCENT], mse[:STEPS], entropy")
+        raise SpecError(
+            f"method {text!r} is not one of auto, minmax, percentile[:PERCENT], mse[:STEPS], pnorm[:POWER], entropy"
+        )
     if not parameter:
         return kinds[name]()  # type: ignore[no-any-return]
     try:
@@ -146,17 +201,38 @@ def parse(text: str) -> Method:
             return Percentile(float(parameter))
         if name == "mse":
             return Mse(int(parameter))
+        if name == "pnorm":
+            return PNorm(float(parameter))
     except ValueError as error:
         raise SpecError(f"method {text!r}: {parameter!r} is not a number") from error
     raise SpecError(f"method {name} takes no parameter, found {parameter!r}")
 
 
-def _mse(centres: NDArray[np.float64], weights: NDArray[np.float64], low: float, high: float, steps: int) -> float:
-    """Return the summed square error of an integer grid over [low, high]."""
-    inside = (centres >= low) & (centres <= high)
-    scale = (high - low) / steps
-    clipped = np.maximum(low - centres, 0) + np.maximum(centres - high, 0)
-    return float((weights * np.where(inside, scale * scale / 12, clipped * clipped)).sum())
+def _least_error(
+    histogram: Histogram, low: float, high: float, symmetric: bool, count: int, power: float
+) -> tuple[float, float]:
+    """Try ``count`` narrowings of both ends in proportion, or of each end alone on an asymmetric grid."""
+    used = np.flatnonzero(histogram.counts)
+    centres, weights = histogram.centres[used], histogram.counts[used].astype(np.float64)
+    shares = np.linspace(1.0, 0.2, count)
+
+    def error(low: float, high: float, steps: int) -> float:
+        """Return the summed error of an integer grid over [low, high]."""
+        inside = (centres >= low) & (centres <= high)
+        noise = ((high - low) / steps / 2) ** power / (power + 1)
+        clipped = np.maximum(low - centres, 0) + np.maximum(centres - high, 0)
+        return float((weights * np.where(inside, noise, clipped**power)).sum())
+
+    if symmetric:
+        peak = max(-low, high)
+        best = min(shares, key=lambda s: error(-peak * s, peak * s, 254))
+        return max(low, -peak * best), min(high, peak * best)
+    for _ in range(2):
+        if high > 0:
+            high *= min(shares, key=lambda s: error(low, high * s, 255))
+        if low < 0:
+            low *= min(shares, key=lambda s: error(low * s, high, 255))
+    return low, high
 
 
 def _divergence(magnitude: NDArray[np.int64], stop: int, levels: int) -> float:

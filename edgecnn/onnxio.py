@@ -25,6 +25,7 @@ __all__ = [
     "EXTERNAL_DATA_THRESHOLD",
     "add_initializer",
     "data_path",
+    "detach",
     "expose",
     "load_ir",
     "open_model",
@@ -79,6 +80,18 @@ def _name_nodes(graph: ir.Graph) -> None:
             node.name = wanted
             taken.add(wanted)
         seen.add(str(node.name))
+
+
+def detach(model: ir.Model) -> None:
+    """Copy a graph's constants out of the file that they were read from, which stays in memory whole while one of them is used.
+
+    For graphs that have got other weights: what was read goes, what was kept is small. Weights that lie in a file of their own
+    stay there.
+    """
+    ir = need("onnx_ir")
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.serde.TensorProtoTensor):
+            value.const_value = ir.tensor(value.const_value.numpy().copy(), name=value.name)
 
 
 def open_model(path: Path, *, precision: str = "fp32", lineage: Sequence[Lineage] = ()) -> OnnxModel:

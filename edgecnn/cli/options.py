@@ -23,7 +23,11 @@ LAYERS = {
 def quantize_options(command: F) -> F:
     """Add the options of :class:`~edgecnn.quantize.QuantizeConfig`, which :func:`quantize_config` reads."""
     options = [
-        click.option("--method", default="mse", help="mse, minmax, percentile[:P] or entropy. [mse]"),
+        click.option(
+            "--method",
+            default="auto",
+            help="Of ranges: auto tries all on held-out samples; mse, pnorm[:P], minmax, percentile[:P], entropy. [auto]",
+        ),
         click.option("--keep-float", multiple=True, metavar="REGEX", help="Nodes that stay float (repeatable)."),
         click.option(
             "--quantize-only", multiple=True, metavar="REGEX", help="Nodes that may become INT8 (repeatable)."

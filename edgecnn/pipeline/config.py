@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from edgecnn.calib.methods import Auto
 from edgecnn.calib.synthetic import parse_synthetic
 from edgecnn.doctor import machine
 from edgecnn.errors import SpecError
@@ -61,7 +62,7 @@ class PipelineConfig:
     int8: bool = False
     fp16: bool = False
     target: Target = "auto"
-    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    quantize: QuantizeConfig = field(default_factory=lambda: QuantizeConfig(method=Auto()))
     budget: Budget = field(default_factory=Budget)
     calib: str = "photos"
     calib_images: int = 128

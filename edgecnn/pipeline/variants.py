@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from edgecnn import zoo
 from edgecnn.artifacts import OnnxModel, cache_dir
 from edgecnn.calib.data import Samples
+from edgecnn.calib.methods import Auto
 from edgecnn.export import export
 from edgecnn.pipeline.budget import HeldOut, Within, told, within_budget
 from edgecnn.pipeline.config import PipelineConfig
 from edgecnn.progress import Progress
 from edgecnn.quantize import quantize, statistics_for
+from edgecnn.quantize.choose import choose
 from edgecnn.simplify import simplify, transform
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Graphs:
         calibration: where the ranges came from, JSON; None without INT8.
         notes: what the reader should know.
         searches: quantized variant -> how its accuracy budget was kept.
+        choices: quantized variant -> how the method of its ranges was chosen, JSON.
     """
 
     stages: dict[str, OnnxModel] = field(default_factory=dict)
@@ -58,6 +61,7 @@ class Graphs:
     calibration: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     searches: dict[str, Search] = field(default_factory=dict)
+    choices: dict[str, Any] = field(default_factory=dict)
 
 
 def make_graphs(
@@ -129,8 +133,13 @@ def _quantized(
         model, samples, configs.values(), cache=cache, threads=config.threads, progress=progress
     )
     made: dict[str, OnnxModel] = {}
-    for scheme, own in configs.items():
-        to = scratch / f"quantized.{scheme}.onnx"
+    for scheme, asked in configs.items():
+        own, to = asked, scratch / f"quantized.{scheme}.onnx"
+        if isinstance(own.method, Auto):  # once, not for every mixture that a budget tries
+            choice = choose(model, samples, own, statistics, threads=config.threads, progress=progress)
+            own = replace(own, method=choice.method)
+            graphs.choices[scheme] = choice.to_json()
+            graphs.notes.append(f"{scheme}: {choice}")
         if config.budget:
             how = Within(budget=config.budget, held_out=held_out, cache=cache, threads=config.threads)
             result, found = within_budget(model, samples, own, how, to=to, statistics=statistics, progress=progress)
@@ -148,7 +157,8 @@ def _quantized(
         graphs.calibration = {
             **samples.describe(),
             "hash": result.ranges.hashes["data"],
-            "method": dict(result.ranges.method),
+            "method": config.quantize.method.to_json(),
+            "chosen": graphs.choices,
             "effort": own.effort,
             "reused": result.ranges.reused,
         }

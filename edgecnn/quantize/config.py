@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from edgecnn.calib.methods import Method, Mse
+from edgecnn.calib.methods import Auto, Method, Mse
 from edgecnn.errors import SpecError
 
 __all__ = ["Concat", "Effort", "QuantizeConfig", "Scheme"]
@@ -25,7 +25,7 @@ class QuantizeConfig:
             alone. ``int8-cpu`` is for onnxruntime's integer kernels: uint8 activations with a zero point, int32 bias,
             Q/DQ at inputs and outputs, so that adds, pools and concats stay integer. Weights are symmetric int8 per
             channel in both.
-        method: of the activations' ranges.
+        method: of the activations' ranges; an :class:`~edgecnn.calib.methods.Auto` chooses one by measurement.
         keep_float: regular expressions over node names; a node that one of them finds stays float.
         quantize_only: regular expressions over node names; where there are some, a node that none of them finds stays float.
         bias_correction: fold the mean error of weight rounding into the bias (Nagel et al. 2019, arXiv:1906.04721, sec. 4.2).
@@ -42,7 +42,7 @@ class QuantizeConfig:
     """
 
     scheme: Scheme = "int8"
-    method: Method = field(default_factory=Mse)
+    method: Method | Auto = field(default_factory=Mse)
     keep_float: tuple[str, ...] = ()
     quantize_only: tuple[str, ...] = ()
     bias_correction: bool = True
@@ -60,8 +60,10 @@ class QuantizeConfig:
         for name in ("bias_correction", "first_layer", "last_layer", "depthwise"):
             if not isinstance(getattr(self, name), bool):
                 raise SpecError(f"{name} must be True or False, found {getattr(self, name)!r}")
-        if not isinstance(self.method, Method):
-            raise SpecError(f"method must be a Method such as Mse(), found {self.method!r}: calib.parse reads names")
+        if not isinstance(self.method, Method | Auto):
+            raise SpecError(
+                f"method must be a Method such as Mse(), or Auto(), found {self.method!r}: calib.parse reads names"
+            )
         for name in ("keep_float", "quantize_only"):
             for pattern in getattr(self, name):
                 try:

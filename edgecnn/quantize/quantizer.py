@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgecnn.artifacts import Lineage, OnnxModel
 from edgecnn.calib.data import Samples
+from edgecnn.calib.methods import Auto
 from edgecnn.calib.ranges import Ranges
+from edgecnn.calib.split import split
 from edgecnn.calib.statistics import Statistics, collect_statistics
 from edgecnn.errors import GraphError, SpecError
-from edgecnn.onnxio import load_ir, save_ir
+from edgecnn.onnxio import detach, load_ir, release_memory, save_ir
 from edgecnn.progress import Progress, silent
+from edgecnn.quantize.choose import Choice, choose
 from edgecnn.quantize.config import QuantizeConfig
 from edgecnn.quantize.rules import Placement, plan
 
@@ -21,11 +24,12 @@ __all__ = ["QuantizeResult", "quantize", "statistics_for"]
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeResult:
-    """A quantized model, what was decided, and the ranges it came from."""
+    """A quantized model, what was decided, the ranges it came from, and how their method was chosen, where it was."""
 
     model: OnnxModel
     placement: Placement
     ranges: Ranges
+    choice: Choice | None = None
 
 
 def statistics_for(
@@ -41,7 +45,7 @@ def statistics_for(
 
     Args:
         model: as of :func:`quantize`.
-        samples: for the ranges.
+        samples: for the ranges; where a method is still to be chosen, those that are not held out for it.
         configs: of the quantizations to come.
         cache: folder of content-keyed statistics; None collects anew.
         threads: cores to use; 0 uses all.
@@ -51,7 +55,13 @@ def statistics_for(
         GraphError: quantized already, or nothing to quantize.
         DataError: unusable samples. SpecError: a keep_float pattern finds nothing.
     """
+    configs = list(configs)
     tensors, means = _needed(model, configs)
+    for config in configs:
+        if isinstance(config.method, Auto):
+            samples = split(samples, config.method.images)[0]
+            break
+    release_memory()  # of the graph that was just looked at
     return collect_statistics(model, samples, tensors, means, cache=cache, threads=threads, progress=progress)
 
 
@@ -66,6 +76,14 @@ def _needed(model: OnnxModel, configs: Iterable[QuantizeConfig]) -> tuple[set[st
         if config.bias_correction:
             means.update(placement.weight_inputs)
     return tensors, means
+
+
+def _check(model: OnnxModel, statistics: Statistics | None) -> None:
+    """Raise GraphError for too old an opset, SpecError for statistics of another model."""
+    if model.opset < 13:
+        raise GraphError(f"{model.path.name} has opset {model.opset}; per-channel INT8 needs 13: export it again")
+    if statistics is not None and statistics.hashes["model"] != model.sha256:
+        raise SpecError(f"these statistics are of another model than {model.path.name}: collect them for this one")
 
 
 def quantize(
@@ -99,17 +117,19 @@ def quantize(
     from edgecnn.quantize.qdq import insert
 
     config = config or QuantizeConfig()
-    if model.opset < 13:
-        raise GraphError(f"{model.path.name} has opset {model.opset}; per-channel INT8 needs 13: export it again")
-    if statistics is not None and statistics.hashes["model"] != model.sha256:
-        raise SpecError(f"these statistics are of another model than {model.path.name}: collect them for this one")
+    _check(model, statistics)
     if statistics is None:
         statistics = statistics_for(model, samples, [config], cache=cache, threads=threads, progress=progress)
+    choice: Choice | None = None
+    if isinstance(method := config.method, Auto):
+        choice = choose(model, samples, config, statistics, threads=threads, progress=progress)
+        config = replace(config, method=(method := choice.method))
     graph = load_ir(model.path)
     placement = plan(graph, config)
-    ranges = statistics.ranges(placement.measured, config.method, symmetric=config.symmetric)
+    ranges = statistics.ranges(placement.measured, method, symmetric=config.symmetric)
     means = statistics.means_of(placement.weight_inputs) if config.bias_correction else {}
     insert(graph, placement, ranges.tensors, config, means)
+    detach(graph)
     graph.graph.sort()
     if config.effort == "balanced" and placement.weight_inputs:
         from edgecnn.quantize.correct import Correction
@@ -125,4 +145,4 @@ def quantize(
         inputs={"model": model.sha256, "data": ranges.hashes["data"], "ranges": ranges.hashes["key"]},
     )
     made = save_ir(graph, to, precision=config.scheme, lineage=(*model.lineage, step))
-    return QuantizeResult(model=made, placement=placement, ranges=ranges)
+    return QuantizeResult(model=made, placement=placement, ranges=ranges, choice=choice)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.errors import DataError
+from edgecnn.quantize.correct.cholesky import factorize
 
 __all__ = ["ErrorFeedback"]
 
@@ -52,35 +53,29 @@ class ErrorFeedback:
         groups, outputs, inputs = weight.shape
         diagonal = np.diagonal(gram, axis1=1, axis2=2).copy()
         order = np.argsort(diagonal, axis=1, kind="stable")  # the largest inputs are rounded first, from the end
-        factor = self._factor(gram, diagonal.mean(axis=1), order)
+        self._factor(gram, diagonal.mean(axis=1), order)
         sorted_weight = np.take_along_axis(weight, order[:, None, :], 2)
         peak = np.abs(weight).max(axis=2)
         whole = np.where(peak > 0, peak / 127, 1.0).astype(np.float32)
         shares = np.linspace(self.low, self.high, self.scales, dtype=np.float32)
         tried = (whole[:, :, None] * shares).reshape(groups, -1)
-        integers, error = _nearest_plane(np.repeat(sorted_weight, self.scales, axis=1), tried, factor)
+        integers, error = _nearest_plane(np.repeat(sorted_weight, self.scales, axis=1), tried, gram)
         best = error.reshape(groups, outputs, self.scales).argmin(axis=2)[:, :, None]
         scale = np.take_along_axis(tried.reshape(groups, outputs, -1), best, 2)[:, :, 0]
         shaped = integers.reshape(groups, outputs, self.scales, inputs)
         chosen = np.take_along_axis(shaped, best[..., None], 2)[:, :, 0]
         return np.take_along_axis(chosen, np.argsort(order, axis=1)[:, None, :], 2), scale
 
-    def _factor(self, gram: Array, mean: Array, order: Array) -> Array:
-        """Return the lower Cholesky factor of the damped matrix, its inputs in the order given, (G, K, K); the matrix is used up."""
-        inputs = np.arange(gram.shape[1])
-        for one, by in zip(gram, order, strict=True):
+    def _factor(self, gram: Array, mean: Array, order: Array) -> None:
+        """Replace each matrix by the lower Cholesky factor of the damped one, its inputs in the order given."""
+        for one, by, size in zip(gram, order, mean, strict=True):
             one[...] = one[np.ix_(by, by)]
-        more = np.maximum(self.damping * mean, TINY)[:, None]
-        for _ in range(ATTEMPTS):  # in float32 a matrix of fewer positions than inputs may need more
-            gram[:, inputs, inputs] += more
-            try:
-                factor = np.linalg.cholesky(gram)
-            except np.linalg.LinAlgError:
-                more *= 10
-                continue
-            if np.isfinite(factor).all():
-                return np.asarray(factor)
-        raise DataError("weights cannot be corrected: a layer's inputs are not finite; quantize with --effort fast")
+            damping = max(self.damping * float(size), TINY)
+            # in float32 a matrix of fewer positions than inputs may need more
+            if not any(factorize(one, damping * 10**attempt) for attempt in range(ATTEMPTS)):
+                raise DataError(
+                    "weights cannot be corrected: a layer's inputs are not finite; quantize with --effort fast"
+                )
 
 
 def _nearest_plane(weight: Array, scale: Array, factor: Array) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecnn import zoo
-from edgecnn.artifacts import OnnxModel, cache_dir
+from edgecnn.artifacts import Engine, OnnxModel, cache_dir
 from edgecnn.calib.data import Samples
 from edgecnn.export import export
 from edgecnn.pipeline.budget import HeldOut, Within, told, within_budget
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgecnn.spec import ModelSpec
     from edgecnn.zoo_build import Built
 
-__all__ = ["EMULATED", "Graphs", "make_graphs"]
+__all__ = ["EMULATED", "Graphs", "Step", "make_graphs"]
 
 MADE_FROM = {"int8-fp16": "int8"}
 """Variants that are not made from fp32."""
@@ -48,6 +48,7 @@ class Graphs:
         calibration: where the ranges came from, JSON; None without INT8.
         notes: what the reader should know.
         searches: quantized variant -> how its accuracy budget was kept.
+        engines: variant -> engine, where the target has such.
     """
 
     stages: dict[str, OnnxModel] = field(default_factory=dict)
@@ -58,6 +59,7 @@ class Graphs:
     calibration: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     searches: dict[str, Search] = field(default_factory=dict)
+    engines: dict[str, Engine] = field(default_factory=dict)
 
 
 def make_graphs(
@@ -182,11 +184,11 @@ def _halved(
 def _finishing(spec: ModelSpec, config: PipelineConfig) -> list[Pass]:
     """Return the passes that fit every variant to where it will run."""
     passes: list[Pass] = []
-    if config.deform == "gridsample":
+    if config.deform_form == "gridsample":
         from edgecnn.passes.deform_gridsample import DeformGridSample
 
         passes.append(DeformGridSample())
-    if config.deform == "plugin":
+    if config.deform_form == "plugin":
         from edgecnn.passes.deform_plugin import DeformPlugin
 
         passes.append(DeformPlugin())

@@ -250,7 +250,7 @@ class Api:
         origin: dict[str, str] = {}
         for index in range(network.num_layers):
             layer = network.get_layer(index)
-            kind = str(layer.type).rpartition(".")[2]
+            kind = str(layer.type.name)
             found = [layer.get_input(position) for position in range(layer.num_inputs)]
             tensors = [tensor for tensor in found if tensor is not None]
             if kind == "DEQUANTIZE":
@@ -332,7 +332,7 @@ def _make_logger(module: Module) -> Any:
             self.seen: set[str] = set()
 
         def log(self, severity: Any, msg: str) -> None:
-            level = levels.get(str(severity).rpartition(".")[2])
+            level = levels.get(severity.name)
             if level is None or msg in self.seen:  # some are repeated for every layer
                 return
             self.seen.add(msg)
@@ -356,7 +356,7 @@ def _problem(error: ParserErrorLike) -> NodeProblem:
     return NodeProblem(
         node=str(texts["node_name"] or f"node {error.node()}"),
         operator=str(texts["node_operator"]),
-        code=str(error.code()).rpartition(".")[2],
+        code=str(error.code().name),
         text=str(texts["desc"]),
     )
 
@@ -366,5 +366,5 @@ _NAMES = {"FLOAT": "fp32", "HALF": "fp16"}
 
 def _dtype(dtype: Any) -> str:
     """Return ``fp32``, ``fp16``, ``int8`` ..."""
-    name = str(dtype).rpartition(".")[2]
+    name = str(dtype.name)
     return _NAMES.get(name, name.lower())

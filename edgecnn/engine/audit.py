@@ -44,6 +44,11 @@ class Audit:
         """Whether there is no problem."""
         return not self.problems
 
+    @property
+    def conclusive(self) -> bool:
+        """Whether there are convolutions or matrix products to judge by."""
+        return bool({CONVOLUTION, MATRIX} & set(self.layers))
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         return {

@@ -121,9 +121,11 @@ def _describe(
 
 
 def _audit(compiled: Compiled, precision: str) -> Audit:
-    """Audit the plan where it could be loaded, else the parsed network."""
+    """Audit the plan where it could be loaded and shows its convolutions (they may be hidden in fused blocks), else the parsed network."""
     if compiled.inspection:
-        return audit_engine(compiled.inspection, precision)
+        found = audit_engine(compiled.inspection, precision)
+        if found.conclusive:
+            return found
     return audit_network(compiled.layers, precision)
 
 

@@ -17,7 +17,6 @@ import fake_tensorrt
 
 from edgecnn.artifacts import OnnxModel
 from edgecnn.calib import InMemory
-from edgecnn.engine import build as build_module
 from edgecnn.engine.device import Device
 from edgecnn.fp16 import to_fp16
 from edgecnn.onnxio import open_model
@@ -50,7 +49,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     def install(version: str, *, device: Device | None = ORIN, **options: Any) -> Any:
         module = fake_tensorrt.fake(version, **options)
         monkeypatch.setitem(sys.modules, "tensorrt", module)
-        monkeypatch.setattr(sys.modules[build_module.__module__], "device", lambda: device)
+        monkeypatch.setattr("edgecnn.engine.builder.device", lambda: device)
         return module
 
     return install

@@ -15,8 +15,9 @@ __all__ = ["HOST_FACTOR", "LARGEST_FILE", "check_memory", "check_model", "check_
 LARGEST_FILE = (1 << 31) - 1
 """protobuf's limit for one message, and so for an ONNX file; weights beyond it belong in a file beside it."""
 
-HOST_FACTOR = 3.0
-"""Host memory a build needs, as a multiple of the model's bytes."""
+HOST_FACTOR = 4.0
+"""Host memory a build needs at least, as a multiple of the model's bytes: measured with TensorRT-RTX 1.7.1 on deform_resnet50_v2, whose
+fp32 graph (106 MB) took 4.0 times its size beyond what the process had before, and whose int8 graph (63 MB) 5.6 times."""
 
 _GIB = 1 << 30
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifacts import Engine, OnnxModel
+from edgecnn.artifacts import Engine, OnnxModel, sha256_file
 from edgecnn.engine import BuildConfig, build, ready
 from edgecnn.errors import UserError
-from edgecnn.onnxio import open_model
+from edgecnn.onnxio import data_path
 from edgecnn.pack import add_engines, check_destination
 from edgecnn.pipeline.config import PipelineConfig
 from edgecnn.progress import Progress, silent
@@ -130,12 +130,23 @@ def _models(bundle: Bundle, variants: Sequence[str], allow_unverified: bool) -> 
     ]
     if not (variants or usable):
         raise UserError(f"{bundle.path} has no verified variant for TensorRT; it has {', '.join(bundle.variants)}")
-    return {
-        name: open_model(
-            bundle.model_path(name), precision=bundle.variant(name).precision, lineage=bundle.variant(name).lineage
-        )
-        for name in variants or usable
-    }
+    return {name: _model(bundle, name) for name in variants or usable}
+
+
+def _model(bundle: Bundle, name: str) -> OnnxModel:
+    """Describe a graph from the manifest, so that a device needs no onnx to build."""
+    variant, path = bundle.variant(name), bundle.model_path(name)
+    files = [file for file in (path, data_path(path)) if file.exists()]
+    return OnnxModel(
+        path=path,
+        sha256=sha256_file(*files),
+        inputs=variant.inputs,
+        outputs=variant.outputs,
+        opset=variant.opset,
+        precision=variant.precision,
+        nodes=variant.nodes,
+        lineage=variant.lineage,
+    )
 
 
 def _others(bundle: Bundle) -> str:

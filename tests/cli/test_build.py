@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,18 @@ def test_engines_go_into_the_bundle(cli: Cli, bundle: Path) -> None:
     with Classifier(bundle) as classify:
         assert len(classify(photos()[0], top=CLASSES)) == CLASSES
     assert "fp32.tensorrt-rtx" in cli("inspect", bundle).out
+
+
+@pytest.mark.usefixtures("rtx")
+def test_a_device_needs_no_torch_and_no_onnx(bundle: Path) -> None:
+    code = (
+        "import sys\nfor name in ('torch', 'onnx', 'onnx_ir', 'onnxscript', 'onnxsim', 'onnxruntime', 'skimage'):\n"
+        "    sys.modules[name] = None\nfrom edgecnn.cli.__main__ import run\n"
+        f"sys.exit(run(['build', {str(bundle)!r}, '--target', 'tensorrt-rtx']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Bundle.open(bundle).manifest.engines["fp32.tensorrt-rtx"].passed
 
 
 @pytest.mark.usefixtures("rtx")

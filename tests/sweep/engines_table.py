@@ -16,7 +16,7 @@ HEAD = """# The zoo, compiled by TensorRT-RTX on a CPU
 
 Every model through TensorRT-RTX {version}'s builder on a machine without a GPU, for its default GPUs (8.0, 8.6, 8.9, 12.0) at batch 1.
 **Nothing here was executed**: this says that a graph compiles, how large the engine is and how long the builder took, not how fast it runs.
-Networks untrained, as in ZOO.md; INT8 with weights rounded to the nearest, on {images} photos. Deformable convolutions in the GridSample form.
+Networks untrained, as in ZOO.md; INT8 with weights rounded to the nearest, on {images} photos. Deformable convolutions as GridSample.
 
 Convolutions are those of the int8 graph, INT8 of all, as parsed: the others are kept in float on purpose (squeeze-excite, offsets), or
 stand for a deformable convolution. INT8 engines are larger than a quarter of fp32's where there are depthwise convolutions: see ENGINES.md.

@@ -1,6 +1,7 @@
 """Every model of the zoo through TensorRT-RTX's builder, in four precisions, on a CPU: ``make sweep-engines``.
 
-Networks as in the other sweep: untrained, with statistics of real pictures. Nothing is verified here, since ``make sweep`` does that, and nothing runs.
+Networks as in the other sweep: untrained, with statistics of real pictures. Nothing is verified here, since ``make sweep`` does that,
+and nothing runs.
 """
 
 from __future__ import annotations

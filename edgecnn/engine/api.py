@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ from weakref import WeakKeyDictionary
 from edgecnn.engine.capabilities import spoken
 from edgecnn.engine.config import Batch, BuildConfig, Flavour
 from edgecnn.engine.device import Device
-from edgecnn.engine.problems import NodeProblem, batch_misfit, not_built, not_parsed
+from edgecnn.engine.interrupts import held_back
+from edgecnn.engine.problems import NodeProblem, alike, batch_misfit, not_built, not_parsed
 from edgecnn.engine.protocols import (
     BuilderLike,
     ConfigLike,
@@ -143,7 +144,8 @@ class Api:
             builder = self._start(device, errors)
             network = builder.create_network(self._network_flags())
             self._load_plugins(builder, config)
-            self._parse(network, model)
+            with held_back():
+                self._parse(network, model)
             settings = builder.create_builder_config()
             self._configure(builder, settings, config)
             profile = self._add_profile(builder, settings, network, config.batch)
@@ -151,9 +153,10 @@ class Api:
             if config.timing_cache is not None:
                 cache = settings.create_timing_cache(timing_cache)
                 settings.set_timing_cache(cache, ignore_mismatch=False)
-            monitor = self._monitor(progress)
-            settings.progress_monitor = monitor
-            plan = builder.build_serialized_network(network, settings)
+            with held_back() as pressed:
+                monitor = self._monitor(progress, pressed)
+                settings.progress_monitor = monitor
+                plan = builder.build_serialized_network(network, settings)
             if monitor.interrupted is not None:
                 raise monitor.interrupted
             if plan is None:
@@ -198,6 +201,10 @@ class Api:
         parser = self._trt.OnnxParser(network, self._logger())
         if not parser.parse_from_file(str(model)):
             found = [_problem(parser.get_error(index)) for index in range(parser.num_errors)]
+            known = {
+                problem.operator: parser.supports_operator(problem.operator) for problem in found if problem.operator
+            }
+            found += alike(model, found, unknown={operator for operator, supported in known.items() if not supported})
             raise not_parsed(self.flavour, f"{spoken(self.flavour)} {self.version}", model.name, found)
 
     def _configure(self, builder: BuilderLike, settings: ConfigLike, config: BuildConfig) -> None:
@@ -273,12 +280,12 @@ class Api:
             _loggers[self._module] = _make_logger(self._trt)
         return _loggers[self._module]
 
-    def _monitor(self, progress: Progress) -> Any:
-        """Return a progress monitor that reports the outermost phase."""
+    def _monitor(self, progress: Progress, pressed: Callable[[], bool]) -> Any:
+        """Return a progress monitor that reports the outermost phase, and cancels the build once Ctrl-C was pressed."""
         base: Any = self._trt.IProgressMonitor
 
         class Monitor(base):  # type: ignore[misc]
-            """Counts the steps of the phase without a parent; what interrupts us cancels the build, and is raised after it."""
+            """Counts the steps of the phase without a parent. What the caller raises cancels the build, and is raised after it."""
 
             def __init__(self) -> None:
                 base.__init__(self)
@@ -293,7 +300,7 @@ class Api:
             def step_complete(self, phase_name: str, step: int) -> bool:
                 if phase_name in self.outer:
                     self.tell(step + 1, self.outer[phase_name])
-                return self.interrupted is None
+                return self.interrupted is None and not pressed()
 
             def phase_finish(self, phase_name: str) -> None:
                 if total := self.outer.pop(phase_name, 0):
@@ -301,8 +308,9 @@ class Api:
 
             def tell(self, done: int, total: int) -> None:
                 try:
-                    progress("engine", done, total)
-                except BaseException as error:  # noqa: BLE001 -- it must not fly through C++; compile raises it
+                    if self.interrupted is None:
+                        progress("engine", done, total)
+                except BaseException as error:  # noqa: BLE001 -- it must not fly through C++
                     self.interrupted = error
 
         return Monitor()

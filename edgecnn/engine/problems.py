@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from edgecnn.engine.config import Batch, Flavour
 from edgecnn.errors import BackendError, GraphError, UserError
+from edgecnn.onnxio import load_ir
+from edgecnn.optional import available
 
-__all__ = ["NodeProblem", "batch_misfit", "not_built", "not_parsed"]
+__all__ = ["NodeProblem", "alike", "batch_misfit", "not_built", "not_parsed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +23,28 @@ class NodeProblem:
     operator: str
     code: str
     text: str
+
+
+def alike(model: Path, problems: Sequence[NodeProblem], unknown: AbstractSet[str]) -> list[NodeProblem]:
+    """Return a graph's other nodes of operators that are unknown: the parser may stop at the first one (it does at DeformConv).
+
+    Args:
+        model: the ONNX file.
+        problems: what the parser found.
+        unknown: operators that it does not have at all.
+
+    Returns:
+        In the graph's order; nothing where onnx-ir is not installed, as on a device that only builds.
+    """
+    if not unknown or not available("onnx_ir"):
+        return []
+    said = {problem.operator: problem for problem in reversed(problems)}
+    listed = {problem.node for problem in problems}
+    return [
+        replace(said[node.op_type], node=str(node.name))
+        for node in load_ir(model).graph
+        if node.op_type in unknown and node.name not in listed
+    ]
 
 
 _BY_OPERATOR = {
@@ -56,7 +82,7 @@ def _hint(flavour: Flavour, problem: NodeProblem) -> str:
 
 def _plain(problem: NodeProblem) -> str:
     """Return the parser's reason; some are the source text of a failed condition."""
-    quoted = problem.text.rpartition(' && "')[2].strip().rstrip('"')
+    quoted = problem.text.rpartition(' && "')[2].removeprefix("Assertion failed: creator: ").strip().rstrip('"')
     if quoted in ("", "false", "true"):
         return problem.code.lower().replace("_", " ")
     return quoted

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["network", "strange"]
+__all__ = ["deformable", "network", "strange"]
 
 
 def network(batch: int | str = "batch", opset: int = 20) -> bytes:
@@ -43,6 +43,19 @@ def strange() -> bytes:
         helper.make_node("Foo", ["c"], ["logits"], name="four", domain="mine"),
     ]
     return _model(nodes, {}, 1, (1, 3), 20)
+
+
+def deformable() -> bytes:
+    """Return a network with two of ONNX's own deformable convolutions."""
+    draw = np.random.default_rng(0)
+    arrays = {"offset.w": draw.standard_normal((18, 3, 3, 3)), "dcn.w": draw.standard_normal((3, 3, 3, 3))}
+    pads = {"pads": [1, 1, 1, 1]}
+    nodes = [
+        helper.make_node("Conv", ["input", "offset.w"], ["offset"], name="offset", **pads),
+        helper.make_node("DeformConv", ["input", "dcn.w", "offset"], ["a"], name="dcn1", kernel_shape=[3, 3], **pads),
+        helper.make_node("DeformConv", ["a", "dcn.w", "offset"], ["logits"], name="dcn2", kernel_shape=[3, 3], **pads),
+    ]
+    return _model(nodes, {name: array.astype(np.float32) for name, array in arrays.items()}, 1, (1, 3, 16, 16), 20)
 
 
 def _model(

@@ -179,6 +179,9 @@ class OnnxParser(Guarded):
     def get_error(self, index: int) -> Any:
         return self._errors[index]
 
+    def supports_operator(self, op_name: str) -> bool:
+        return op_name in KINDS
+
     def parse_from_file(self, model: str) -> bool:
         proto = onnx.shape_inference.infer_shapes(onnx.load(model))
         module = self._module

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -149,3 +151,71 @@ def test_weights_beside_the_graph_are_found(nets: Mapping[str, OnnxModel], tmp_p
     assert (tmp_path / "large.onnx.data").exists()
     engine = build(open_model(path), RTX, to=tmp_path / "x.plan")
     assert engine.bytes > sum(tensor.ByteSize() for tensor in model.graph.initializer) / 2
+
+
+def test_what_the_caller_raises_stops_the_builder_and_comes_back(nets: Mapping[str, OnnxModel], tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def interrupt(step: str, done: int, total: int) -> None:
+        seen.append(done)
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(nets["fp32"], RTX, to=tmp_path / "x.plan", progress=interrupt)
+    assert max(seen) == 2
+    assert list(tmp_path.iterdir()) == []
+    assert build(nets["fp32"], RTX, to=tmp_path / "x.plan").passed
+
+
+def test_messages_go_to_logging_once_each_and_not_to_stderr(
+    nets: Mapping[str, OnnxModel], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="edgecnn.engine")
+    build(nets["int8"], RTX, to=tmp_path / "x.plan")
+    texts = [record.message for record in caplog.records if record.name == "edgecnn.engine"]
+    assert any("Engine generation completed" in text for text in texts)
+    assert len(texts) == len(set(texts))
+    assert {record.levelname for record in caplog.records} <= {"DEBUG", "WARNING"}
+
+
+def test_deform_conv_is_refused_with_the_form_that_rtx_takes(tmp_path: Path) -> None:
+    (tmp_path / "deform.onnx").write_bytes(engine_nets.deformable())
+    with pytest.raises(GraphError) as caught:
+        build(open_model(tmp_path / "deform.onnx"), RTX, to=tmp_path / "x.plan")
+    lines = str(caught.value).splitlines()
+    assert lines[0].endswith("cannot take 2 nodes of deform.onnx:")
+    assert lines[1].startswith("dcn1 (DeformConv): Plugin not found")
+    assert lines[2].startswith("dcn2 (DeformConv): Plugin not found")
+    assert lines[3].startswith("DeformConv: export with --deform gridsample")
+    assert len(lines) == 4
+
+
+def test_ctrl_c_stops_the_builder(nets: Mapping[str, OnnxModel], tmp_path: Path) -> None:
+    """The bindings swallow what is raised in a callback: a signal that arrives there must not be lost."""
+    handler = signal.getsignal(signal.SIGINT)
+
+    def press(step: str, done: int, total: int) -> None:
+        if done == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(nets["int8"], RTX, to=tmp_path / "x.plan", progress=press)
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_an_application_keeps_its_own_handler(nets: Mapping[str, OnnxModel], tmp_path: Path) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        engine = build(
+            nets["fp32"],
+            RTX,
+            to=tmp_path / "x.plan",
+            progress=lambda step, done, total: signal.raise_signal(signal.SIGINT) if done == 1 else None,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert engine.passed
+    assert heard == [signal.SIGINT]

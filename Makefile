@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types sweep bench clean
+.PHONY: help setup demo test check lint types sweep sweep-engines bench clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "edgecnn needs Python 3.11 or newer; set PYTHON=python3.x")'
@@ -44,6 +44,10 @@ types: setup
 sweep: setup ## the heavy checks: large networks against their goldens, every model of the zoo through the main job (docs/ZOO.md)
 	rm -rf build/sweep
 	$(BIN)/python -m pytest -m sweep; status=$$?; $(BIN)/python tests/sweep/table.py; exit $$status
+
+sweep-engines: setup ## every model of the zoo through TensorRT-RTX's builder, on a CPU (docs/ZOO_ENGINES.md)
+	rm -rf build/sweep-engines
+	$(BIN)/python -m pytest -m sweep_engines tests/sweep; status=$$?; $(BIN)/python tests/sweep/engines_table.py; exit $$status
 
 bench: setup ## measure accuracy, latency, cost, beside onnxruntime.quantization (docs/BENCHMARKS.md)
 	rm -rf build/bench

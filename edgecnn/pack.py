@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgecnn.artifacts import (
+    Engine,
     Lineage,
     OnnxModel,
     check_replaceable,
@@ -25,7 +26,9 @@ from edgecnn.artifacts import (
 from edgecnn.errors import SpecError, UserError
 from edgecnn.onnxio import data_path, load_ir, save_ir
 from edgecnn.runtime.bundle import GOLDEN, PARITY, RANGES, Bundle
+from edgecnn.runtime.checks import regular_file
 from edgecnn.runtime.classifier import run_pixels
+from edgecnn.runtime.engines import EngineRecord, engine_file
 from edgecnn.runtime.manifest import MANIFEST, Embedded, FileRecord, Labels, Manifest, Speed, Variant, Weights
 from edgecnn.runtime.preprocess import fit, normalize
 from edgecnn.runtime.session import Array, Session
@@ -34,7 +37,7 @@ from edgecnn.spec import ModelSpec, Preprocess
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BundleContents", "VariantContents", "check_destination", "make_golden", "pack"]
+__all__ = ["BundleContents", "VariantContents", "add_engines", "check_destination", "make_golden", "pack"]
 
 LABELS = "labels.txt"
 GOLDEN_SIZE = (288, 352)
@@ -50,12 +53,14 @@ class VariantContents:
         placement: a summary of what was quantized and why, JSON.
         verified: whether it passed verification.
         speed: if it was measured.
+        engines: built from it, of different flavours.
     """
 
     model: OnnxModel
     placement: Mapping[str, Any] | None = None
     verified: bool = False
     speed: Speed | None = None
+    engines: Sequence[Engine] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +130,7 @@ def pack(destination: Path, contents: BundleContents, *, force: bool = False) ->
     """
     with replace_directory(destination, force=force, foreign=_foreign) as folder:
         variants = {item.model.precision: _put_variant(folder, item) for item in contents.variants}
+        engines = [_put_engine(folder, item.model.precision, one) for item in contents.variants for one in item.engines]
         if contents.labels:
             write_bytes(folder / LABELS, ("\n".join(contents.labels) + "\n").encode())
         if contents.ranges:
@@ -133,8 +139,40 @@ def pack(destination: Path, contents: BundleContents, *, force: bool = False) ->
             write_json(folder / PARITY, dict(contents.parity))
         if contents.golden:
             write_bytes(folder / GOLDEN, _npz(contents.golden))
-        write_json(folder / MANIFEST, _manifest(folder, contents, variants).to_json())
+        write_json(folder / MANIFEST, _manifest(folder, contents, variants, engines).to_json())
     return Bundle.open(destination, allow_unverified=True)
+
+
+def add_engines(bundle: Bundle, engines: Sequence[tuple[str, Engine]]) -> Bundle:
+    """Put engines into a bundle, whole or not at all, and open it; one of the same variant and flavour is replaced.
+
+    Args:
+        bundle: on disk; its other files are copied as they are.
+        engines: (variant, engine), built from that variant's graph.
+
+    Raises:
+        OutputError: the bundle's folder cannot be written, or holds files that are not the bundle's.
+        UserError: an unknown variant; an engine of another graph; a plan that is gone or changed.
+        BundleError: the bundle was changed meanwhile.
+    """
+    manifest, path = bundle.manifest, bundle.path
+    for variant, engine in engines:
+        if engine.facts.model_sha256 != _model_sha256(bundle, variant):
+            raise UserError(f"the engine at {engine.path} was built from another graph than {path}'s {variant}")
+    with replace_directory(path, force=True, foreign=_foreign) as folder:
+        replaced = {engine_file(variant, engine.facts.flavour) for variant, engine in engines}
+        for name in manifest.files:
+            if name not in replaced:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(regular_file(path, name)[0], folder / name)
+        records = [_put_engine(folder, variant, engine) for variant, engine in engines]
+        changed = replace(
+            manifest,
+            engines={**manifest.engines, **_by_name(records)},
+            files={**manifest.files, **{record.file: _record(folder / record.file) for record in records}},
+        )
+        write_json(folder / MANIFEST, changed.to_json())
+    return Bundle.open(path, allow_unverified=True)
 
 
 def check_destination(destination: Path, *, force: bool = False) -> None:
@@ -210,13 +248,36 @@ def _put_variant(folder: Path, contents: VariantContents) -> Variant:
     )
 
 
-def _manifest(folder: Path, contents: BundleContents, variants: Mapping[str, Variant]) -> Manifest:
+def _put_engine(folder: Path, variant: str, engine: Engine) -> EngineRecord:
+    """Copy a plan, and describe it."""
+    if not engine.path.is_file() or sha256_file(engine.path) != engine.sha256:
+        raise UserError(f"{engine.path} is gone, or was changed since it was written")
+    target = engine_file(variant, engine.facts.flavour)
+    shutil.copyfile(engine.path, folder / target)
+    return EngineRecord(file=target, variant=variant, facts=engine.facts, lineage=engine.lineage)
+
+
+def _by_name(records: Sequence[EngineRecord]) -> dict[str, EngineRecord]:
+    """Return engines by their name in the manifest."""
+    return {f"{record.variant}.{record.facts.flavour}": record for record in records}
+
+
+def _model_sha256(bundle: Bundle, variant: str) -> str:
+    """Return the sha256 of a variant's graph, over its external data too, as an OnnxModel's is."""
+    path = bundle.model_path(variant)
+    return sha256_file(*(one for one in (path, data_path(path)) if one.exists()))
+
+
+def _record(path: Path) -> FileRecord:
+    """Describe a file."""
+    return FileRecord(sha256=sha256_file(path), bytes=path.stat().st_size)
+
+
+def _manifest(
+    folder: Path, contents: BundleContents, variants: Mapping[str, Variant], engines: Sequence[EngineRecord]
+) -> Manifest:
     """Describe the folder as it is now."""
-    files = {
-        path.relative_to(folder).as_posix(): FileRecord(sha256=sha256_file(path), bytes=path.stat().st_size)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    files = {path.relative_to(folder).as_posix(): _record(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     labels = None
     if contents.labels:
         labels = Labels(file=LABELS, count=len(contents.labels), sha256=files[LABELS].sha256)
@@ -226,6 +287,7 @@ def _manifest(folder: Path, contents: BundleContents, variants: Mapping[str, Var
         preprocess=contents.spec.preprocess,
         weights=weights if isinstance(weights, Weights) else Weights.from_json(weights),
         variants=variants,
+        engines=_by_name(engines),
         files=files,
         labels=labels,
         embedded=contents.embedded,

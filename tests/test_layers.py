@@ -18,7 +18,7 @@ LAYERS = (
     ("artifacts",),
     ("runtime", "onnxio"),
     ("models", "calib", "weights"),
-    ("zoo", "export", "simplify", "passes", "quantize", "fp16"),
+    ("zoo", "export", "simplify", "passes", "quantize", "fp16", "engine"),
     ("report", "pack", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
     ("pipeline",),
     ("cli",),
@@ -209,7 +209,7 @@ def run_blocked(code: str, blocked: tuple[str, ...]) -> subprocess.CompletedProc
 @pytest.mark.parametrize(
     "module",
     ["edgecnn", "edgecnn.zoo", "edgecnn.export", "edgecnn.quantize", "edgecnn.calib", "edgecnn.models",
-     "edgecnn.parity", "edgecnn.analysis", "edgecnn.report",
+     "edgecnn.parity", "edgecnn.analysis", "edgecnn.report", "edgecnn.engine", "edgecnn.pipeline.engines",
      "edgecnn.pipeline", "edgecnn.pack", "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
 )  # fmt: skip
 def test_front_modules_import_without_the_heavy_packages(module: str) -> None:

@@ -21,6 +21,7 @@ __all__ = ["main"]
 COMMANDS = {
     "models": "List the models of the zoo and their published weights.",
     "export": "Take a model from PyTorch to a verified bundle.",
+    "build": "Build TensorRT engines of a bundle's graphs.",
     "quantize": "Quantize an ONNX file to INT8.",
     "verify": "Prove a bundle on this device, without PyTorch.",
     "evaluate": "Accuracy of a bundle's variants on labelled images.",

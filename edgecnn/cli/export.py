@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgecnn.cli.engines import print_engines
 from edgecnn.cli.options import InputSize, Triple, quantize_config, quantize_options
 from edgecnn.cli.output import common_options, console, emit, number, progress_bar, table, warn
 
@@ -31,9 +32,10 @@ __all__ = ["command"]
 @click.option("--fp16", is_flag=True, help="Also make an FP16 graph; with --int8 also one in both.")
 @click.option(
     "--target",
-    type=click.Choice(["auto", "cpu", "tensorrt"]),
+    type=click.Choice(["auto", "cpu", "tensorrt", "tensorrt-rtx"]),
     default="auto",
-    help="cpu adds an INT8 graph for onnxruntime's integer kernels. [auto: cpu without an NVIDIA GPU]",
+    help="cpu adds an INT8 graph for onnxruntime's integer kernels; tensorrt-rtx compiles engines, on any machine; tensorrt does on "
+    "the device. [auto: cpu without an NVIDIA GPU]",
 )
 @click.option(
     "--calib",
@@ -51,9 +53,12 @@ __all__ = ["command"]
 )
 @click.option(
     "--deform",
-    type=click.Choice(["standard", "gridsample", "plugin"]),
-    default="standard",
-    help="Deformable convolutions as ONNX's own operator, as GridSample and MatMul, or as edgecnn::DeformConv2d. [standard]",
+    type=click.Choice(["auto", "standard", "gridsample", "plugin"]),
+    default="auto",
+    help="Deformable convolutions as ONNX's own operator, as GridSample and MatMul, or as edgecnn::DeformConv2d. [auto: by --target]",
+)
+@click.option(
+    "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="Library of the engine's operators."
 )
 @click.option("--embed-preprocess", is_flag=True, help="The graph takes uint8 NHWC pixels and normalises inside.")
 @click.option("--embed-softmax", is_flag=True, help="The graph gives probabilities.")
@@ -77,7 +82,8 @@ def command(model: str, out: Path | None, as_json: bool, **options: Any) -> int:
     edgecnn export resnet50 --int8 --weights IMAGENET1K_V1
     edgecnn export net.py:build --input-size 3x64x64 --labels classes.txt
 
-    Exits with 3 when a stage does not match PyTorch (the bundle is then marked unverified) or an accuracy budget is missed.
+    Exits with 3 when a stage does not match PyTorch (the bundle is then marked unverified), an accuracy budget is missed, or an
+    engine does not have the precision that was asked for.
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
     from edgecnn.pipeline import run
 
@@ -126,7 +132,7 @@ def _config(options: dict[str, Any]) -> Any:
             name: options[name]
             for name in (
                 "weights", "num_classes", "int8", "fp16", "target", "calib", "calib_images", "deform", "embed_preprocess",
-                "embed_softmax", "data", "verify_images", "threads", "force",
+                "embed_softmax", "data", "verify_images", "threads", "force", "plugins",
             )
         },
     )  # fmt: skip
@@ -163,6 +169,7 @@ def _print(outcome: Outcome) -> None:
             )
         )
     table(("variant", "MB", "of fp32", "nodes", "time of fp32", "on this machine", "verified"), rows)
+    print_engines(outcome.engines)
     for alarm in bundle.alarms():
         warn(alarm)
     for note in outcome.notes:

@@ -68,6 +68,11 @@ def _print_bundle(found: dict[str, Any], layers: bool) -> None:
         ("variant", "MB", "opset", "nodes", "INT8 nodes", "float nodes", "ms", "of fp32's time", "verified"),
         [_variant_row(name, variant, manifest["files"]) for name, variant in manifest["variants"].items()],
     )
+    if manifest["engines"]:
+        table(
+            ("engine", "MB", "version", "for", "batch", "as asked"),
+            [_engine_row(name, engine, manifest["files"]) for name, engine in manifest["engines"].items()],
+        )
     console().print(f"runs by default on this CPU: {found['default_variant']} on {found['default_backend']}")
     if layers:
         _print_layers(manifest["variants"])
@@ -116,6 +121,19 @@ def _variant_row(name: str, variant: dict[str, Any], files: dict[str, Any]) -> t
         number(speed["milliseconds"]) if speed else "-",
         number(speed["ratio"]) if speed else "-",
         "yes" if variant["verified"] else "NO",
+    )
+
+
+def _engine_row(name: str, engine: dict[str, Any], files: dict[str, Any]) -> tuple[str, ...]:
+    """Return one engine's line."""
+    batches = dict.fromkeys(str(shape[0]) for shapes in engine["profile"].values() for shape in shapes)
+    return (
+        name,
+        number(files[engine["file"]]["bytes"] / 1e6, 1),
+        engine["version"],
+        f"{', '.join(engine['compute_capabilities'])} on {engine['platform']}",
+        ":".join(batches),
+        "yes" if engine["audit"].get("passed") else "NO",
     )
 
 

@@ -16,14 +16,16 @@ from edgecnn.quantize.config import QuantizeConfig
 from edgecnn.quantize.search import Budget, Search
 
 if TYPE_CHECKING:
+    from edgecnn.artifacts import Engine
     from edgecnn.bench.timing import Timing
     from edgecnn.parity.report import ParityReport
     from edgecnn.runtime.bundle import Bundle
 
 __all__ = ["Deform", "Outcome", "PipelineConfig", "Target"]
 
-Target = Literal["auto", "cpu", "tensorrt"]
-Deform = Literal["standard", "gridsample", "plugin"]
+Target = Literal["auto", "cpu", "tensorrt", "tensorrt-rtx"]
+Form = Literal["standard", "gridsample", "plugin"]
+Deform = Literal["auto", Form]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +39,17 @@ class PipelineConfig:
         simplify: simplify the exported graph, verified.
         int8, fp16: make INT8 and FP16 variants beside fp32; both together also an ``int8-fp16`` for TensorRT.
         target: ``cpu`` adds ``int8-cpu`` for onnxruntime's integer kernels to the TensorRT-valid ``int8``; ``auto`` is
-            ``cpu`` on a machine without an NVIDIA GPU.
+            ``cpu`` on a machine without an NVIDIA GPU. ``tensorrt-rtx`` also compiles engines, on any machine; ``tensorrt`` where
+            TensorRT and a GPU are.
         quantize: method, placement, correction; its scheme is chosen by ``target``.
         budget: what quantization may cost: layers return to float until it holds. Measured on the verification images.
         calib: a folder of images, an .npz or .npy of preprocessed tensors, ``photos``, or images made from the network itself:
             ``synthetic`` (at most 90 s) or ``synthetic:fast``.
         calib_images: how many of them at most.
         deform: how deformable convolutions are written: ``standard`` (ONNX's DeformConv), ``gridsample`` (GridSample and MatMul,
-            for runtimes that lack it) or ``plugin`` (``edgecnn::DeformConv2d``, for a TensorRT plugin).
+            for runtimes that lack it) or ``plugin`` (``edgecnn::DeformConv2d``, for a TensorRT plugin). ``auto`` is ``gridsample``
+            for ``tensorrt-rtx``, ``plugin`` for ``tensorrt``, else ``standard``.
+        plugins: shared libraries with operators that the engines need.
         embed_preprocess: the graphs take uint8 (N, H, W, C) pixels at network size and normalise inside.
         embed_softmax: the graphs give probabilities.
         data: images to verify on; None takes calibration images that calibration left out, else the photos.
@@ -66,7 +71,8 @@ class PipelineConfig:
     budget: Budget = field(default_factory=Budget)
     calib: str = "photos"
     calib_images: int = 128
-    deform: Deform = "standard"
+    deform: Deform = "auto"
+    plugins: tuple[Path, ...] = ()
     embed_preprocess: bool = False
     embed_softmax: bool = False
     data: Path | None = None
@@ -78,7 +84,7 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name, choices in (("target", get_args(Target)), ("deform", get_args(Deform))):
+        for name, choices in (("target", get_args(Target)), ("deform", ("auto", *get_args(Form)))):
             if getattr(self, name) not in choices:
                 raise SpecError(f"{name} {getattr(self, name)!r} is not one of {', '.join(choices)}")
         for name in ("calib_images", "verify_images"):
@@ -94,6 +100,13 @@ class PipelineConfig:
         return self.target == "cpu" or (self.target == "auto" and not machine().nvidia)
 
     @property
+    def deform_form(self) -> Form:
+        """How deformable convolutions are written, ``auto`` resolved."""
+        if self.deform != "auto":
+            return self.deform
+        return "gridsample" if self.target == "tensorrt-rtx" else "plugin" if self.target == "tensorrt" else "standard"
+
+    @property
     def precision(self) -> str:
         """The precision the job is about: names the default output folder."""
         return "int8" if self.int8 else "fp16" if self.fp16 else "fp32"
@@ -101,7 +114,8 @@ class PipelineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the main job made. Truthy when every stage passed verification and every accuracy budget holds.
+    """What the main job made. Truthy when every stage passed verification, every accuracy budget holds, and every engine has the
+    precision that was asked for.
 
     Attributes:
         bundle: written and readable.
@@ -110,6 +124,7 @@ class Outcome:
         seconds: step -> wall time.
         notes: what the reader should know.
         searches: INT8 variant -> how its budget was kept, or what was reached; empty without a budget.
+        engines: variant -> engine, where the target is one of TensorRT's.
     """
 
     bundle: Bundle
@@ -118,10 +133,12 @@ class Outcome:
     seconds: Mapping[str, float]
     notes: tuple[str, ...]
     searches: Mapping[str, Search] = field(default_factory=dict)
+    engines: Mapping[str, Engine] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        """Whether verification passed and budgets hold."""
-        return bool(self.report) and all(self.searches.values())
+        """Whether verification passed, budgets hold and engines are what they should be."""
+        sound = all(engine.passed for engine in self.engines.values())
+        return bool(self.report) and all(self.searches.values()) and sound
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -146,4 +163,8 @@ class Outcome:
             "seconds": {step: round(value, 3) for step, value in self.seconds.items()},
             "notes": list(self.notes),
             "searches": {name: found.to_json() for name, found in self.searches.items()},
+            "engines": {
+                name: {"file": record.file, "bytes": manifest.files[record.file].bytes, **record.facts.to_json()}
+                for name, record in manifest.engines.items()
+            },
         }

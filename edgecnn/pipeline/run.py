@@ -19,8 +19,9 @@ from edgecnn.parity.samples import feed_for, real_images
 from edgecnn.parity.stages import Stage, verify
 from edgecnn.pipeline.backends import findings, open_others, other_stages, runnable, speed_of, split
 from edgecnn.pipeline.config import Outcome, PipelineConfig
+from edgecnn.pipeline.engines import build_engines, engine_config, unsound
 from edgecnn.pipeline.samples import Data, gather
-from edgecnn.pipeline.variants import EMULATED, Graphs, make_graphs
+from edgecnn.pipeline.variants import EMULATED, Graphs, Step, make_graphs
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.manifest import Embedded, Speed, Weights
 from edgecnn.runtime.ort import OrtOptions, OrtSession
@@ -30,6 +31,7 @@ from edgecnn.spec import ModelSpec
 if TYPE_CHECKING:
     from torch import nn
 
+    from edgecnn.engine import BuildConfig
     from edgecnn.weights import LoadedWeights
     from edgecnn.zoo_build import Built
 
@@ -51,8 +53,7 @@ def run(
 
     Args:
         spec: of the zoo (:func:`edgecnn.zoo.find`) or the user's own (:func:`edgecnn.zoo.user_spec`).
-        config: what to make.
-        to: the bundle's folder.
+        config: what to make. ``to``: the bundle's folder.
         module: the network itself, in place of what the spec's builder returns.
         progress: told about steps.
 
@@ -60,45 +61,58 @@ def run(
         The bundle, written also when verification failed: it is then marked unverified, and the runtime refuses it.
 
     Raises:
-        UserError: anything the caller can fix: the destination exists, no weights, unusable images.
-        ToolError: torch.onnx or a runtime failed.
+        UserError: anything the caller can fix: the destination exists, no weights, unusable images, no TensorRT-RTX.
+        ToolError: torch.onnx, a runtime or a builder failed.
     """
-    config = config or PipelineConfig()
+    config, seconds = config or PipelineConfig(), dict[str, float]()
     check_destination(to, force=config.force)
-    seconds: dict[str, float] = {}
+    builds, notes = engine_config(config)
     with tempfile.TemporaryDirectory(prefix="edgecnn-") as scratch, ExitStack() as stack:
         with _step("build", seconds, progress):
             built = zoo.build(spec, config.weights, config.num_classes, progress, module=module)
         with _step("samples", seconds, progress):
             data = gather(built, config, progress)
         step = partial(_step, seconds=seconds, progress=progress)
-        graphs = make_graphs(
-            built, data.calibration, data.held_out(built.spec, config), config, Path(scratch), step, progress
-        )
+        held_out = data.held_out(built.spec, config)
+        graphs = make_graphs(built, data.calibration, held_out, config, Path(scratch), step, progress)
         sessions = _sessions(graphs, config, stack)
         with _step("verify", seconds, progress):
             reference = stack.enter_context(_reference(built.module, built.spec, config))
-            sets = data.sets(built.spec, pixels=config.embed_preprocess)
             others = open_others(graphs, config, stack)
             stages = _stages(reference, sessions, graphs) + other_stages(others, graphs)
-            report, failed = split(verify(stages, sets, progress=progress))
+            report, failed = split(
+                verify(stages, data.sets(built.spec, pixels=config.embed_preprocess), progress=progress)
+            )
         variants = {name: sessions[name] for name in graphs.variants}
-        with _step("measure", seconds, progress):
+        with step("measure"):
             measured = _measure({**variants, **runnable(others, failed)}, data, config, progress)
-        graphs.notes += [*report.notes, *findings(measured)]
-        speeds = {name: speed_of(name, measured, failed, config) for name in graphs.variants}
+        graphs.notes += [*report.notes, *findings(measured), *notes]
+        _add_engines(graphs, report, builds, Path(scratch), step, progress)
         with _step("pack", seconds, progress):
             golden = {**variants, "pytorch": reference}
-            contents = _contents(built, graphs, golden, report, failed, speeds, data, config)
+            contents = _contents(built, graphs, golden, report, failed, measured, data, config)
             bundle = pack(to, contents, force=config.force)
     return Outcome(
         bundle=bundle,
         report=report,
-        timings={name: timing for name, timing in measured.items() if name in variants},
+        timings={name: measured[name] for name in variants if name in measured},
         seconds=seconds,
         notes=tuple(contents.notes),
         searches=graphs.searches,
+        engines=graphs.engines,
     )
+
+
+def _add_engines(
+    graphs: Graphs, report: ParityReport, config: BuildConfig | None, scratch: Path, step: Step, progress: Progress
+) -> None:
+    """Build an engine of every variant that passed verification."""
+    if config is None:
+        return
+    with step("engine"):
+        sound = {name: graphs.stages[name] for name in graphs.variants if _passed(name, report)}
+        graphs.engines = build_engines(sound, config, to=scratch, progress=progress)
+    graphs.notes += unsound(graphs.engines)
 
 
 def _contents(
@@ -107,7 +121,7 @@ def _contents(
     sessions: Mapping[str, Session],
     report: ParityReport,
     failed: Sequence[StageResult],
-    speeds: Mapping[str, Speed | None],
+    measured: Mapping[str, Timing],
     data: Data,
     config: PipelineConfig,
 ) -> BundleContents:
@@ -117,7 +131,7 @@ def _contents(
     return BundleContents(
         spec=zoo.recorded(built.spec),
         weights=_weights(built.weights),
-        variants=[_variant(name, graphs, report, speeds[name]) for name in graphs.variants],
+        variants=[_variant(name, graphs, report, speed_of(name, measured, failed, config)) for name in graphs.variants],
         labels=zoo.labels(built.spec),
         embedded=Embedded(preprocess=config.embed_preprocess, softmax=config.embed_softmax),
         golden=golden,
@@ -170,13 +184,18 @@ def _measure(
 
 def _variant(name: str, graphs: Graphs, report: ParityReport, speed: Speed | None) -> VariantContents:
     """Describe one graph for the bundle."""
-    own = [stage for stage in report.stages if stage.name in (name, f"{name}-{EMULATED}")]
     return VariantContents(
         model=graphs.stages[name],
         placement=graphs.placements.get(name),
-        verified=all(stage.passed for stage in own),
+        verified=_passed(name, report),
         speed=speed,
+        engines=[graphs.engines[name]] if name in graphs.engines else [],
     )
+
+
+def _passed(name: str, report: ParityReport) -> bool:
+    """Whether a variant passed verification, in every arithmetic that it was run in."""
+    return all(stage.passed for stage in report.stages if stage.name in (name, f"{name}-{EMULATED}"))
 
 
 def _weights(loaded: LoadedWeights) -> Weights:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecnn import zoo
-from edgecnn.artifacts import OnnxModel, cache_dir
+from edgecnn.artifacts import Engine, OnnxModel, cache_dir
 from edgecnn.calib.data import Samples
 from edgecnn.calib.methods import Auto
 from edgecnn.export import export
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgecnn.spec import ModelSpec
     from edgecnn.zoo_build import Built
 
-__all__ = ["EMULATED", "Graphs", "make_graphs"]
+__all__ = ["EMULATED", "Graphs", "Step", "make_graphs"]
 
 MADE_FROM = {"int8-fp16": "int8"}
 """Variants that are not made from fp32."""
@@ -51,6 +51,7 @@ class Graphs:
         notes: what the reader should know.
         searches: quantized variant -> how its accuracy budget was kept.
         choices: quantized variant -> how the method of its ranges was chosen, JSON.
+        engines: variant -> engine, where the target has such.
     """
 
     stages: dict[str, OnnxModel] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Graphs:
     notes: list[str] = field(default_factory=list)
     searches: dict[str, Search] = field(default_factory=dict)
     choices: dict[str, Any] = field(default_factory=dict)
+    engines: dict[str, Engine] = field(default_factory=dict)
 
 
 def make_graphs(
@@ -192,11 +194,11 @@ def _halved(
 def _finishing(spec: ModelSpec, config: PipelineConfig) -> list[Pass]:
     """Return the passes that fit every variant to where it will run."""
     passes: list[Pass] = []
-    if config.deform == "gridsample":
+    if config.deform_form == "gridsample":
         from edgecnn.passes.deform_gridsample import DeformGridSample
 
         passes.append(DeformGridSample())
-    if config.deform == "plugin":
+    if config.deform_form == "plugin":
         from edgecnn.passes.deform_plugin import DeformPlugin
 
         passes.append(DeformPlugin())

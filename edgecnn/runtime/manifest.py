@@ -18,6 +18,7 @@ from edgecnn._version import __version__
 from edgecnn.artifacts import Lineage
 from edgecnn.errors import BundleCorruptError, BundleError, BundleSchemaError, SpecError
 from edgecnn.runtime.checks import Fields, bundle_path
+from edgecnn.runtime.engines import EngineRecord
 from edgecnn.spec import ModelSpec, Preprocess, TensorSpec
 
 __all__ = [
@@ -260,6 +261,7 @@ class Manifest:
         model: the network; its ``preprocess`` is the bundle's.
         preprocess: from a decoded picture to the input.
         variants: name -> graph.
+        engines: ``<variant>.<flavour>`` -> plan; bundles of before there were engines have none.
         labels: None when classes have no names.
         calibration: source, count, hash and method, for quantized bundles.
         parity: summary of the verification; ``parity.json`` has all of it.
@@ -275,6 +277,7 @@ class Manifest:
     weights: Weights
     variants: Mapping[str, Variant]
     files: Mapping[str, FileRecord]
+    engines: Mapping[str, EngineRecord] = field(default_factory=dict)
     labels: Labels | None = None
     embedded: Embedded = Embedded()
     calibration: Mapping[str, Any] | None = None
@@ -289,26 +292,37 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Freeze the mappings and check that the parts fit each other."""
-        for name in ("variants", "files", "parity", "tools"):
+        for name in ("variants", "files", "engines", "parity", "tools"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         if not self.variants:
             raise BundleSchemaError(f"{MANIFEST}: no variants")
         if MANIFEST in self.files:
             raise BundleSchemaError(f"{MANIFEST}: lists itself among its files")
-        for path in (*(v.file for v in self.variants.values()), *([self.labels.file] if self.labels else [])):
+        held = [part.file for group in (self.variants, self.engines) for part in group.values()]
+        for path in (*held, *([self.labels.file] if self.labels else [])):
             if path not in self.files:
                 raise BundleSchemaError(f"{MANIFEST}: {path} is used but not listed under files")
-        if self.labels:
-            if self.labels.count != self.model.num_classes:
-                raise BundleSchemaError(
-                    f"{MANIFEST}: {self.labels.count} labels for {self.model.num_classes} classes of {self.model.name}"
-                )
-            if self.labels.sha256 != self.files[self.labels.file].sha256:
-                raise BundleSchemaError(f"{MANIFEST}: two hashes for {self.labels.file}")
+        self._check_labels()
         for name, variant in self.variants.items():
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
                 raise BundleSchemaError(f"{MANIFEST}: {name[:80]!r} is not a name for a variant")
             self._check_input(name, variant)
+        for name, engine in self.engines.items():
+            if engine.variant not in self.variants or name != f"{engine.variant}.{engine.facts.flavour}":
+                raise BundleSchemaError(
+                    f"{MANIFEST}: engine {name[:80]!r} is not named after a variant and its flavour"
+                )
+
+    def _check_labels(self) -> None:
+        """Check the class names against the network and the files."""
+        if self.labels is None:
+            return
+        if self.labels.count != self.model.num_classes:
+            raise BundleSchemaError(
+                f"{MANIFEST}: {self.labels.count} labels for {self.model.num_classes} classes of {self.model.name}"
+            )
+        if self.labels.sha256 != self.files[self.labels.file].sha256:
+            raise BundleSchemaError(f"{MANIFEST}: two hashes for {self.labels.file}")
 
     def _check_input(self, name: str, variant: Variant) -> None:
         """Check that what preprocessing makes is what the graph takes."""
@@ -335,6 +349,7 @@ class Manifest:
             "labels": None if self.labels is None else _plain(self.labels),
             "embedded": _plain(self.embedded),
             "variants": {name: variant.to_json() for name, variant in self.variants.items()},
+            "engines": {name: engine.to_json() for name, engine in self.engines.items()},
             "calibration": None if self.calibration is None else dict(self.calibration),
             "parity": dict(self.parity),
             "verified": self.verified,
@@ -374,6 +389,7 @@ class Manifest:
             labels=None if labels is None else Labels.from_json(labels),
             embedded=Embedded.from_json(read.mapping("embedded")),
             variants={name: Variant.from_json(value, f"variant {name[:80]!r}") for name, value in variants.items()},
+            engines={name: _engine(value, name) for name, value in (read.mapping_or_none("engines") or {}).items()},
             calibration=read.mapping_or_none("calibration"),
             parity=read.mapping("parity"),
             verified=read.boolean("verified"),
@@ -436,6 +452,12 @@ def _tensors(read: Fields, key: str) -> tuple[TensorSpec, ...]:
     for item in items:
         Fields(item, f"{read.where} {key}").text("name")
     return tuple(_spec(f"{read.where} {key}", TensorSpec.from_json, item) for item in items)
+
+
+def _engine(data: Any, name: str) -> EngineRecord:
+    """Read an engine and its history."""
+    where = f"engine {name[:80]!r}"
+    return EngineRecord.from_json(data, where, _lineage(Fields(data, where)))
 
 
 def _lineage(read: Fields) -> tuple[Lineage, ...]:

@@ -117,6 +117,8 @@ def test_doctor_shows_a_known_bad_combination(cli: Cli, monkeypatch: pytest.Monk
         installed["onnxruntime"] = "1.29.0"
     if "10.2.0" in bad.what:
         installed["tensorrt"] = "10.2.0"
+    if "before 10 " in bad.what:
+        installed["tensorrt"] = "8.6.1"
     if "openvino" in bad.what.lower():
         installed["openvino"] = "2026.4.1"
     if "bfloat16" in bad.what:

@@ -156,7 +156,7 @@ def test_an_existing_destination_is_refused_before_the_work(tmp_path: Path) -> N
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(SpecError, match="deform 'dcn' is not one of standard, gridsample, plugin"):
+    with pytest.raises(SpecError, match="deform 'dcn' is not one of auto, standard, gridsample, plugin"):
         PipelineConfig(deform="dcn")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="verify_images"):
         PipelineConfig(verify_images=0)

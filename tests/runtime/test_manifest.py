@@ -93,6 +93,64 @@ def test_speeds_on_other_backends(data: dict[str, Any]) -> None:
     assert not Manifest.from_json(changed).variants["fp32"].speed.backends  # type: ignore[union-attr]
 
 
+ENGINE: dict[str, Any] = {
+    "file": "engine.fp32.tensorrt-rtx.plan", "variant": "fp32", "flavour": "tensorrt-rtx", "version": "1.7.1.116",
+    "cuda": "13", "driver_cuda": "", "compute_capabilities": ["8.6"], "platform": "linux-x86_64", "precision": "fp32",
+    "profile": {"input": [[1, 3, 32, 32], [8, 3, 32, 32], [32, 3, 32, 32]]}, "options": {"batch": "1:8:32"},
+    "model_sha256": "0" * 64, "timing_cache_sha256": "", "seconds": 0.5, "audit": {"passed": True}, "lineage": [],
+}  # fmt: skip
+
+
+def with_engine(data: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return a manifest with an engine, whose file is listed."""
+    changed = copy(data)
+    changed["engines"] = {"fp32.tensorrt-rtx": copy(ENGINE) | changes}
+    changed["files"][ENGINE["file"]] = {"sha256": "1" * 64, "bytes": 10}
+    changed["files"] = dict(sorted(changed["files"].items()))
+    return changed
+
+
+def test_engines_round_trip_and_old_bundles_have_none(data: dict[str, Any]) -> None:
+    changed = with_engine(data)
+    jsonschema.validate(changed, schema())
+    manifest = Manifest.from_json(changed)
+    assert manifest.to_json() == changed
+    assert manifest.engines["fp32.tensorrt-rtx"].facts.profile["input"][2] == (32, 3, 32, 32)
+    assert manifest.engines["fp32.tensorrt-rtx"].passed
+    old = copy(data)
+    del old["engines"]
+    jsonschema.validate(old, schema())
+    assert not Manifest.from_json(old).engines
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"profile": {"input": [[1, 3], [1, 3]]}}, BundleSchemaError),
+        ({"profile": {"input": [[0, 3], [1, 3], [1, 3]]}}, BundleSchemaError),
+        ({"flavour": "../tensorrt"}, BundleSchemaError),
+        ({"version": 10}, BundleSchemaError),
+        ({"seconds": -1}, BundleSchemaError),
+        ({"audit": None}, BundleSchemaError),
+        ({"file": "../engine.plan"}, BundlePathError),
+    ],
+)
+def test_engines_that_schema_and_reader_refuse(
+    data: dict[str, Any], changes: dict[str, Any], error: type[Exception]
+) -> None:
+    changed = with_engine(data, **changes)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(changed, schema())
+    with pytest.raises(error):
+        Manifest.from_json(changed)
+
+
+@pytest.mark.parametrize("changes", [{"variant": "int8"}, {"flavour": "tensorrt"}, {"file": "not-listed.plan"}])
+def test_engines_that_do_not_fit_the_bundle(data: dict[str, Any], changes: dict[str, Any]) -> None:
+    with pytest.raises(BundleSchemaError, match=r"not named after|not listed"):
+        Manifest.from_json(with_engine(data, **changes))
+
+
 def test_newer_schema_is_named_before_anything_else_is_read() -> None:
     with pytest.raises(BundleSchemaError, match=r"schema 2, written by edgecnn '9\.0'.*upgrade"):
         Manifest.from_json({"schema": 2, "edgecnn": "9.0", "layout": "unheard of"})
@@ -100,7 +158,7 @@ def test_newer_schema_is_named_before_anything_else_is_read() -> None:
 
 def test_unknown_keys_are_ignored(data: dict[str, Any]) -> None:
     changed = copy(data)
-    changed["engines"] = {"later": 1}
+    changed["remotes"] = {"later": 1}
     changed["variants"]["fp32"]["profile"] = []
     jsonschema.validate(changed, schema())
     assert Manifest.from_json(changed) == Manifest.from_json(data)

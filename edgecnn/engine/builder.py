@@ -1,0 +1,171 @@
+"""One ONNX graph to one engine: checked before, audited after, written whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+from edgecnn._version import __version__
+from edgecnn.artifacts import Engine, EngineFacts, Lineage, OnnxModel, atomic_file, sha256_file
+from edgecnn.engine.api import Api, Compiled, load
+from edgecnn.engine.audit import Audit, audit_engine, audit_network
+from edgecnn.engine.capabilities import RTX_DEFAULT_GPUS, check, known_bad
+from edgecnn.engine.config import BuildConfig, Flavour
+from edgecnn.engine.device import Device, device, memory_available
+from edgecnn.engine.preflight import check_memory, check_model, check_writable
+from edgecnn.engine.timing_cache import read_cache, write_cache
+from edgecnn.errors import UserError
+from edgecnn.progress import Progress, silent
+
+__all__ = ["build", "ready"]
+
+log = logging.getLogger("edgecnn.engine")
+
+
+def ready(config: BuildConfig) -> Api:
+    """Return the flavour, having checked that it is here and has what the configuration asks for.
+
+    Raises:
+        MissingDependencyError: it is not installed. UserError: it, its version or this machine lacks something.
+    """
+    api = load(config.target)
+    check(config, _version_tuple(api.version), gpu=device() is not None)
+    return api
+
+
+def build(model: OnnxModel, config: BuildConfig, *, to: Path, progress: Progress = silent) -> Engine:
+    """Build an engine.
+
+    Args:
+        model: fp32, fp16, int8 or int8-fp16.
+        config: what to build it for.
+        to: the file to write; the plan is a plain plan, which trtexec loads too.
+        progress: told about the builder's phases, as step ``engine``.
+
+    Returns:
+        The engine, written also when the audit failed: ``engine.passed`` is then false, and ``engine.facts.audit`` says why.
+
+    Raises:
+        MissingDependencyError: the flavour is not installed.
+        UserError: something that this flavour, version or device lacks; a model that is gone, changed, or too large.
+        OutputError: ``to`` or the timing cache cannot be written.
+        GraphError: nodes that it cannot take, all of them. BackendError: the builder failed.
+    """
+    check_writable(to)
+    check_model(model)
+    api, here = ready(config), device()
+    notes = _warnings(config.target, _version_tuple(api.version))
+    check_memory(model, config, available=memory_available(), device_memory=here.memory if here else 0)
+    key = {"flavour": config.target, "version": api.version, "gpu": _gpu(here), "graph": model.sha256}
+    start = b""
+    if config.timing_cache is not None:
+        check_writable(config.timing_cache)
+        start, stale = read_cache(config.timing_cache, key)
+        notes += [f"{stale}: kernels were measured anew"] if stale else []
+    for note in notes:
+        log.warning("%s", note)
+    compiled = api.compile(
+        model.path,
+        config,
+        precision=model.precision,
+        timing_cache=start,
+        device=here,
+        progress=progress,
+    )
+    with atomic_file(to) as stream:
+        stream.write(compiled.plan)
+    cache = ""
+    if config.timing_cache is not None:
+        cache = write_cache(config.timing_cache, compiled.timing_cache, key)
+    return _describe(model, config, api, compiled, to=to, here=here, cache=cache, notes=tuple(notes))
+
+
+def _describe(
+    model: OnnxModel,
+    config: BuildConfig,
+    api: Api,
+    compiled: Compiled,
+    *,
+    to: Path,
+    here: Device | None,
+    cache: str,
+    notes: tuple[str, ...],
+) -> Engine:
+    """Describe a plan that was just written."""
+    facts = EngineFacts(
+        flavour=config.target,
+        version=api.version,
+        cuda=_cuda(config.target, here),
+        driver_cuda=here.driver_cuda if here else "",
+        compute_capabilities=_compute_capabilities(config, here),
+        platform=f"{platform.system().lower()}-{platform.machine().lower()}",
+        precision=model.precision,
+        profile=compiled.profile,
+        options=config.to_json(),
+        model_sha256=model.sha256,
+        timing_cache_sha256=cache,
+        seconds=round(compiled.seconds, 3),
+        audit=_audit(compiled, model.precision).to_json(),
+    )
+    step = Lineage(
+        stage="build",
+        tools={"edgecnn": __version__, config.target: api.version},
+        config=config.to_json(),
+        inputs={"model": model.sha256},
+        notes=notes,
+    )
+    return Engine(path=to, sha256=sha256_file(to), bytes=to.stat().st_size, facts=facts, lineage=(*model.lineage, step))
+
+
+def _audit(compiled: Compiled, precision: str) -> Audit:
+    """Audit the plan where it could be loaded and shows its convolutions (they may be hidden in fused blocks), else the parsed network."""
+    if compiled.inspection:
+        found = audit_engine(compiled.inspection, precision)
+        if found.conclusive:
+            return found
+    return audit_network(compiled.layers, precision)
+
+
+def _warnings(flavour: Flavour, version: tuple[int, ...]) -> list[str]:
+    """Refuse versions that are known not to work here, and return what is known about others. Raises UserError."""
+    notes = []
+    for bad in known_bad(flavour, version, jetson=Path("/etc/nv_tegra_release").exists()):
+        text = f"{bad.what}: {bad.todo} ({bad.source})"
+        if bad.level == "error":
+            raise UserError(text)
+        notes.append(text)
+    return notes
+
+
+def _version_tuple(text: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version: ``10.3.0`` -> (10, 3, 0)."""
+    numbers = []
+    for part in text.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def _gpu(here: Device | None) -> str:
+    """Return what kernels were measured on."""
+    return f"{here.name} ({here.compute_capability})" if here else ""
+
+
+def _compute_capabilities(config: BuildConfig, here: Device | None) -> tuple[str, ...]:
+    """Return what the plan is for."""
+    if config.target == "tensorrt-rtx":
+        return config.gpus or RTX_DEFAULT_GPUS
+    return (here.compute_capability,) if here else ()
+
+
+def _cuda(flavour: Flavour, here: Device | None) -> str:
+    """Return the CUDA that the package was made for: its wheels are named after it; else the driver's."""
+    for major in ("13", "12"):
+        with suppress(metadata.PackageNotFoundError):
+            metadata.version(f"{flavour}-cu{major}")
+            return major
+    return here.driver_cuda if here else ""

@@ -1,0 +1,225 @@
+"""One builder, three APIs: TensorRT-RTX for real, TensorRT 10 and 11 as recorded from the sources of their bindings."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import fake_tensorrt
+import pytest
+
+from edgecnn.artifacts import OnnxModel, sha256_file
+from edgecnn.engine import Batch, BuildConfig, build, protocols
+from edgecnn.errors import BackendError, GraphError, MissingDependencyError, UserError
+from edgecnn.onnxio import open_model
+
+CLASSES = {
+    "BuilderLike": "Builder", "ConfigLike": "IBuilderConfig", "EngineLike": "ICudaEngine", "InspectorLike": "EngineInspector",
+    "LayerLike": "ILayer", "NetworkLike": "INetworkDefinition", "ParserErrorLike": "ParserError", "ParserLike": "OnnxParser",
+    "ProfileLike": "IOptimizationProfile", "RegistryLike": "IPluginRegistry", "RuntimeLike": "Runtime", "TensorLike": "ITensor",
+    "TimingCacheLike": "ITimingCache",
+}  # fmt: skip
+"""Our protocol -> their class."""
+
+
+def members(protocol: type) -> Iterator[str]:
+    """Yield what a protocol asks for."""
+    yield from get_type_hints(protocol)
+    yield from (name for name, _ in inspect.getmembers(protocol, inspect.isfunction) if not name.startswith("_"))
+
+
+@pytest.mark.parametrize("version", fake_tensorrt.VERSIONS)
+def test_every_name_we_touch_is_in_every_version(version: str) -> None:
+    names = fake_tensorrt.recorded(version)
+    missing = {
+        f"{theirs}.{member}"
+        for ours, theirs in CLASSES.items()
+        for member in members(getattr(protocols, ours))
+        if member not in names[theirs]
+    }
+    assert not missing
+
+
+def test_every_name_we_touch_is_in_rtx() -> None:
+    rtx = pytest.importorskip("tensorrt_rtx")
+    pairs = {**CLASSES, "RtxConfig": "IBuilderConfig"}
+    missing = {
+        f"{theirs}.{member}"
+        for ours, theirs in pairs.items()
+        for member in members(getattr(protocols, ours))
+        if not hasattr(getattr(rtx, theirs), member)
+    }
+    assert not missing
+    assert not [name for name in members(protocols.Module) if not hasattr(rtx, name)]
+    assert set(CLASSES) | {"Module", "RtxConfig"} == set(protocols.__all__)
+
+
+def test_the_fake_refuses_what_11_removed() -> None:
+    ten, eleven = fake_tensorrt.fake("10.3.0"), fake_tensorrt.fake("11.1.0")
+    for name in ("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"):
+        assert hasattr(ten.BuilderFlag, name)
+        assert not hasattr(eleven.BuilderFlag, name)
+    ten.IBuilderConfig().int8_calibrator = object()
+    with pytest.raises(AttributeError, match="int8_calibrator"):
+        eleven.IBuilderConfig().int8_calibrator = object()
+    assert not hasattr(eleven.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH")
+    assert not hasattr(ten.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY")
+
+
+@pytest.mark.parametrize("version", fake_tensorrt.VERSIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-fp16"])
+def test_the_builder_on_every_recorded_version(
+    version: str, precision: str, nets: Mapping[str, OnnxModel], tensorrt: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = tensorrt(version)
+    seen: list[tuple[str, int, int]] = []
+    config = BuildConfig(target="tensorrt", batch=Batch(1, 8, 32), workspace=1 << 28, hardware="ampere+", level=4)
+    engine = build(nets[precision], config, to=tmp_path / "x.plan", progress=lambda *step: seen.append(step))
+    (settings,) = module.configs
+    flag = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    assert f" {flag} " in engine.path.read_text()
+    assert settings._flags == []
+    assert settings._pools == {module.MemoryPoolType.WORKSPACE: 1 << 28}
+    assert settings.hardware_compatibility_level == module.HardwareCompatibilityLevel.AMPERE_PLUS
+    assert settings.builder_optimization_level == 4
+    assert engine.facts.profile == {"input": ((1, 3, 16, 16), (8, 3, 16, 16), (32, 3, 16, 16))}
+    assert (engine.facts.version, engine.facts.compute_capabilities, engine.facts.driver_cuda) == (
+        version,
+        ("8.7",),
+        "12.6",
+    )
+    assert engine.passed
+    convolutions = engine.facts.audit["layers"]["convolution"]
+    assert convolutions == {precision.split("-", maxsplit=1)[0]: 3}
+    assert seen == [("engine", 0, 3), ("engine", 1, 3), ("engine", 2, 3), ("engine", 3, 3), ("engine", 3, 3)]
+
+
+def test_rtx_and_the_fakes_see_the_same_layers(
+    nets: Mapping[str, OnnxModel], tensorrt: Callable[..., Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    real = build(nets["int8"], BuildConfig(target="tensorrt-rtx"), to=tmp_path / "rtx.plan").facts.audit["layers"]
+    tensorrt("11.1.0")
+    faked = build(nets["int8"], BuildConfig(target="tensorrt"), to=tmp_path / "fake.plan").facts.audit["layers"]
+    for kind in ("convolution", "matrix product", "quantize"):
+        assert faked[kind] == real[kind]
+
+
+def test_dla_strip_and_version_compatibility_reach_the_builder(
+    nets: Mapping[str, OnnxModel], tensorrt: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = tensorrt("10.3.0")
+    config = BuildConfig(target="tensorrt", dla=1, strip_weights=True, version_compatible=True)
+    engine = build(nets["int8"], config, to=tmp_path / "x.plan")
+    (settings,) = module.configs
+    assert {flag.name for flag in settings._flags} == {"STRIP_PLAN", "VERSION_COMPATIBLE", "GPU_FALLBACK"}
+    assert (settings.DLA_core, settings.default_device_type) == (1, module.DeviceType.DLA)
+    assert engine.facts.options["dla"] == 1
+    with pytest.raises(UserError, match="DLA core 2 was asked for, and this device has 2"):
+        build(nets["int8"], BuildConfig(target="tensorrt", dla=2), to=tmp_path / "x.plan")
+
+
+def test_plugin_libraries_are_loaded_and_their_absence_named(
+    nets: Mapping[str, OnnxModel], tensorrt: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = tensorrt("11.1.0")
+    (tmp_path / "broken.so").touch()
+    (tmp_path / "good.so").touch()
+    to = tmp_path / "x.plan"
+    build(nets["fp32"], BuildConfig(target="tensorrt", plugins=(tmp_path / "good.so",)), to=to)
+    assert module.loaded == [str(tmp_path / "good.so")]
+    with pytest.raises(UserError, match=r"no plugin library at .*none\.so"):
+        build(nets["fp32"], BuildConfig(target="tensorrt", plugins=(tmp_path / "none.so",)), to=to)
+    with pytest.raises(BackendError, match=r"TensorRT 11\.1\.0 cannot load the plugin library .*broken\.so"):
+        build(nets["fp32"], BuildConfig(target="tensorrt", plugins=(tmp_path / "broken.so",)), to=to)
+
+
+def test_a_machine_without_tensorrt_or_gpu(
+    nets: Mapping[str, OnnxModel], tensorrt: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = tmp_path / "x.plan"
+    tensorrt("10.3.0", device=None)
+    with pytest.raises(UserError, match=r"TensorRT 10\.3\.0 has no way to build without an NVIDIA GPU"):
+        build(nets["fp32"], BuildConfig(target="tensorrt"), to=to)
+    tensorrt("10.3.0", no_gpu=True)
+    with pytest.raises(BackendError, match=r"cannot start here \(Orin\): CUDA initialization failure.*edgecnn doctor"):
+        build(nets["fp32"], BuildConfig(target="tensorrt"), to=to)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingDependencyError, match="not installed: pip install tensorrt"):
+        build(nets["fp32"], BuildConfig(target="tensorrt"), to=to)
+    monkeypatch.setitem(sys.modules, "tensorrt", type(sys)("tensorrt"))  # what a package of type stubs leaves behind
+    with pytest.raises(MissingDependencyError, match="not installed: pip install tensorrt"):
+        build(nets["fp32"], BuildConfig(target="tensorrt"), to=to)
+    assert not to.exists()
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        ("Error Code 10: Could not find any implementation for node conv", "more with --workspace"),
+        ("CUDA out of memory", "less with --workspace"),
+        ("something\n  else", r"did not build int8\.onnx \(int8\): something else$"),
+    ],
+)
+def test_a_failed_build_says_why(
+    failure: str, said: str, nets: Mapping[str, OnnxModel], tensorrt: Callable[..., Any], tmp_path: Path
+) -> None:
+    tensorrt("11.1.0", failure=failure)
+    with pytest.raises(BackendError, match=said):
+        build(nets["int8"], BuildConfig(target="tensorrt"), to=tmp_path / "x.plan")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_build_stops_and_raises(
+    nets: Mapping[str, OnnxModel], tensorrt: Callable[..., Any], tmp_path: Path
+) -> None:
+    tensorrt("10.3.0")
+
+    def interrupt(step: str, done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(nets["int8"], BuildConfig(target="tensorrt"), to=tmp_path / "x.plan", progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_operators_are_listed_by_the_fakes_too(tensorrt: Callable[..., Any], tmp_path: Path) -> None:
+    import engine_nets
+
+    tensorrt("10.16.0")
+    (tmp_path / "strange.onnx").write_bytes(engine_nets.strange())
+    with pytest.raises(GraphError, match=r"cannot take 3 nodes of strange\.onnx"):
+        build(open_model(tmp_path / "strange.onnx"), BuildConfig(target="tensorrt"), to=tmp_path / "x.plan")
+
+
+def test_the_timing_cache_is_kept_by_version_gpu_and_graph(
+    nets: Mapping[str, OnnxModel], tensorrt: Callable[..., Any], tmp_path: Path
+) -> None:
+    cache = tmp_path / "orin.cache"
+    config = BuildConfig(target="tensorrt", timing_cache=cache)
+
+    def notes(precision: str = "int8") -> tuple[str, ...]:
+        engine = build(nets[precision], config, to=tmp_path / "x.plan")
+        assert engine.facts.timing_cache_sha256 == sha256_file(cache)
+        return engine.lineage[-1].notes
+
+    tensorrt("10.3.0")
+    assert (notes(), cache.read_bytes()) == ((), b"entry;")
+    assert (notes(), cache.read_bytes()) == ((), b"entry;entry;")
+    (note,) = notes("fp32")
+    assert "is of another graph" in note
+    assert cache.read_bytes() == b"entry;"
+    tensorrt("10.16.0")
+    (note,) = notes("fp32")
+    assert "another version: '10.3.0', now '10.16.0'" in note
+    cache.write_bytes(cache.read_bytes()[:-2])
+    (note,) = notes("fp32")
+    assert "truncated or was changed" in note
+    (tmp_path / "orin.cache.json").write_text("[]")
+    (note,) = notes("fp32")
+    assert "nothing says what it is of" in note
+    assert cache.read_bytes() == b"entry;"

@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "progress", "optional", "spec", "_version"),
     ("artifacts",),
     ("runtime", "onnxio"),
-    ("models", "calib", "weights"),
+    ("models", "calib", "weights", "native"),
     ("zoo", "export", "simplify", "passes", "quantize", "fp16"),
     ("report", "pack", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
     ("pipeline",),

@@ -18,7 +18,7 @@ LAYERS = (
     ("artifacts",),
     ("runtime", "onnxio"),
     ("models", "calib", "weights", "native"),
-    ("zoo", "export", "simplify", "passes", "quantize", "fp16"),
+    ("zoo", "export", "simplify", "passes", "quantize", "fp16", "engine"),
     ("report", "pack", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
     ("pipeline",),
     ("cli",),
@@ -29,6 +29,7 @@ ALLOWED_SIBLINGS = {
     ("optional", "errors"),  # the whole tree raises from errors
     ("spec", "errors"),
     ("simplify", "passes"),  # simplify runs the passes
+    ("engine", "passes"),  # the names of the plugin's nodes
     ("testing", "parity"),  # assert_parity is parity for pytest
     ("analysis", "parity"),  # it reads tensors and runs steps as bisecting does
     ("report", "analysis"),  # a page shows what was found

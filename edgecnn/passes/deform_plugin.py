@@ -6,7 +6,7 @@ The node that this writes is a contract with the plugin:
   ``edgecnn``
 * inputs ``input, weight, offset, bias`` and, for DCNv2, ``mask``, with the layouts of ONNX's DeformConv. A plugin's
   inputs have no gaps: an absent bias becomes zeros, an absent mask is left out at the end
-* attributes, which are the plugin's int32 fields: ``stride`` (height, width), ``padding`` (top, left, bottom, right),
+* attributes, which are the plugin's int32 fields (``native/plugin/plugin.hpp``): ``stride`` (height, width), ``padding`` (top, left, bottom, right),
   ``dilation`` (height, width), ``groups``, ``offset_groups``
 
 How TensorRT chooses between a plugin and a local function of one name (``parseNode`` in ModelImporter.cpp of

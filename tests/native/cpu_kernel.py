@@ -90,12 +90,15 @@ class CpuKernel:
             channels // per_group,
             offset_groups,
         )
-        problem = Problem(*numbers)
-        for name, value in changes.items():
-            setattr(problem, name, value)
+        return self.launch({**dict(zip(NAMES, numbers, strict=True)), **changes}, arrays, (batch, outputs, *out))
+
+    def launch(self, sizes, tensors, shape):
+        """Run the kernel on a Problem of ``sizes`` (name -> number) and return the output, of ``shape``."""
+        problem = Problem(**sizes)
+        arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
         dtype = arrays["input"].dtype
         assert {array.dtype for array in arrays.values()} == {dtype}
-        output = np.full((batch, outputs, *out), np.nan, dtype)
+        output = np.full(shape, np.nan, dtype)
         order = (arrays.get(name) for name in ("input", "weight", "offset", "bias", "mask"))
         addresses = [None if array is None else array.ctypes.data for array in order]
         pointers = Pointers(*addresses, output.ctypes.data)
@@ -103,3 +106,9 @@ class CpuKernel:
         if fault := self.library.deform_conv2d(ctypes.byref(problem), ctypes.byref(pointers), half):
             raise ValueError(fault.decode())
         return output
+
+    def grid(self, sizes):
+        """Return (x, y), the blocks that the kernel is launched with."""
+        blocks = (ctypes.c_int64 * 2)()
+        self.library.grid(ctypes.byref(Problem(**sizes)), blocks)
+        return tuple(blocks)

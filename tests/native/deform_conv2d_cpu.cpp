@@ -51,6 +51,11 @@ char const* deform_conv2d(Problem const* problem, Pointers const* pointers, bool
     return nullptr;
 }
 
+void grid(Problem const* problem, int64_t* blocks) {
+    blocks[0] = blocks_x(*problem);
+    blocks[1] = blocks_y(*problem);
+}
+
 void to_half(float const* from, uint16_t* to, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
         Half value;

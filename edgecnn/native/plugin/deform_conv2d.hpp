@@ -10,11 +10,11 @@
 //             Neighbouring threads are neighbouring pixels, so smooth offsets read neighbouring addresses.
 //   multiply  float: 4x4 sums a thread, operands read 16 bytes at a time. Half: tensor cores (wmma 16x16x16), sums in
 //             float; the columns are blended in float and rounded to half once.
-// Each step ends with a barrier. Nothing is double-buffered: several blocks on a multiprocessor (shared memory is 29 KiB
-// for float, 34 KiB for half) hide each other's latency. A block has 64 outputs, so that a value is sampled outputs / 64
-// times; wider tiles would sample less but leave few blocks for the small maps of late layers. All of this is reasoned,
-// from counts of loads and multiplications; none of it was measured on a GPU. Known to be poor: depthwise (64 rows of a
-// tile are computed for the one output of a group).
+// Each step ends with a barrier. Nothing is double-buffered: three blocks on a multiprocessor (shared memory is 29 KiB for
+// float, 34 KiB for half; one block of half on Turing's 64 KiB) hide each other's latency. A block has 64 outputs, so that a
+// value is sampled outputs / 64 times; wider tiles would sample less but leave few blocks for the small maps of late
+// layers. All of this is reasoned, from counts of loads and multiplications; none of it was measured on a GPU. Known to be
+// poor: depthwise (64 rows of a tile are computed for the one output of a group).
 //
 // The code is written as steps of single threads over a Machine, which runs a step for every thread and then waits: in
 // deform_conv2d.cu that is the thread itself and __syncthreads(); in tests/native/ it is a loop, so the CPU tests run
@@ -376,8 +376,8 @@ EDGECNN_FN void store(
     Problem const& p, Tensors<T> const& x, Work const& w, Shared<T>& shared, Multiplier<T> const& sums, int thread) {
     int const column = thread % 16 * 4;
     int const position = w.first_position + column;
-    // Then four positions are of one image, and the address is a multiple of four elements.
-    bool const whole = w.pixels % 4 == 0;
+    // Then four positions are of one image, and their address is a multiple of four elements.
+    bool const whole = w.pixels % 4 == 0 && reinterpret_cast<uintptr_t>(x.output) % sizeof(Quad<T>) == 0;
     for (int i = 0; i < 4; ++i) {
         int const row = thread / 16 * 4 + i;
         if (row >= w.rows) {

@@ -211,7 +211,8 @@ def run_blocked(code: str, blocked: tuple[str, ...]) -> subprocess.CompletedProc
     "module",
     ["edgecnn", "edgecnn.zoo", "edgecnn.export", "edgecnn.quantize", "edgecnn.calib", "edgecnn.models",
      "edgecnn.parity", "edgecnn.analysis", "edgecnn.report",
-     "edgecnn.pipeline", "edgecnn.pack", "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
+     "edgecnn.pipeline", "edgecnn.native.build", "edgecnn.engine.plugins.deform_conv2d",
+     "edgecnn.pack", "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
 )  # fmt: skip
 def test_front_modules_import_without_the_heavy_packages(module: str) -> None:
     done = run_blocked(f"import {module}", HEAVY)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edgecnn.optional import need
 from edgecnn.passes._base import Pass
-from edgecnn.passes.deform_plugin import DOMAIN, OPERATOR
+from edgecnn.passes.deform_plugin import DOMAIN, OPERATOR, DropDeformFunction
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -44,6 +44,5 @@ class DeformBaked(Pass):
         for node in nodes:
             node.op_type = MODULATED if len(node.inputs) == 5 else PLAIN
             node.attributes["aot"] = ir.AttrInt64("aot", 1)
-        for key in [key for key in model.functions if key[:2] == (DOMAIN, OPERATOR)]:
-            del model.functions[key]
+        DropDeformFunction().apply(model)
         return len(nodes)

@@ -16,7 +16,7 @@ from edgecnn.engine.plugins import deform_conv2d
 from edgecnn.errors import BackendError, MissingDependencyError
 from edgecnn.passes import run_passes
 from edgecnn.passes.deform_baked import MODULATED, PLAIN, DeformBaked
-from edgecnn.passes.deform_plugin import DeformPlugin
+from edgecnn.passes.deform_plugin import DeformPlugin, DropDeformFunction
 
 
 @pytest.fixture
@@ -102,25 +102,36 @@ def test_no_tensorrt(monkeypatch):
         deform_conv2d.register("ptx")
 
 
+TWO_NODES = """
+<ir_version: 10, opset_import: ["" : 20]>
+main (float[1, 2, 4, 4] x, float[1, 2, 4, 4] offset, float[1, 2, 5, 6] further, float[1, 1, 5, 6] mask) => (float[1, 2, 5, 6] y)
+<float[2, 2, 1, 1] w = {1, 2, 3, 4}, float[2] b = {0, 0}>
+{
+    h = DeformConv (x, w, offset)
+    y = DeformConv <pads = [1, 2, 0, 0]> (h, w, further, b, mask)
+}
+"""
+
+
 def test_the_pass_renames_nodes_by_their_mask_and_asks_for_the_kernel():
-    text = """
-    <ir_version: 10, opset_import: ["" : 20]>
-    main (float[1, 2, 4, 4] x, float[1, 18, 4, 4] offset, float[1, 9, 4, 4] mask) => (float[1, 2, 4, 4] y)
-    <float[2, 2, 3, 3] w = {0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0}, float[2] b = {0,0}>
-    {
-        h = DeformConv <pads = [1, 1, 1, 1]> (x, w, offset)
-        y = DeformConv <pads = [1, 1, 1, 1]> (h, w, offset, b, mask)
-    }
-    """
-    model = ir.from_onnx_text(text)
+    model = ir.from_onnx_text(TWO_NODES)
     assert run_passes(model, [DeformPlugin(), DeformBaked()]) == {"deform_plugin": 2, "deform_baked": 2}
     nodes = [node for node in model.graph if node.domain == "edgecnn"]
     assert [node.op_type for node in nodes] == [PLAIN, MODULATED]
     assert [len(node.inputs) for node in nodes] == [4, 5]
+    assert [tuple(node.attributes["padding"].as_ints()) for node in nodes] == [(0, 0, 0, 0), (1, 2, 0, 0)]
     for node in nodes:
         assert node.attributes["aot"].as_int() == 1
         assert node.attributes["plugin_namespace"].as_string() == "edgecnn"
         assert node.attributes["plugin_version"].as_string() == "1"
-        assert tuple(node.attributes["padding"].as_ints()) == (1, 1, 1, 1)
     assert not model.functions
     assert DeformBaked().apply(model) == 0
+
+
+def test_without_the_function_the_nodes_stay():
+    model = ir.from_onnx_text(TWO_NODES)
+    passes = [DeformPlugin(), DropDeformFunction()]
+    assert run_passes(model, passes) == {"deform_plugin": 2, "drop_deform_function": 1}
+    assert not model.functions
+    assert [node.op_type for node in model.graph if node.domain == "edgecnn"] == ["DeformConv2d"] * 2
+    assert DropDeformFunction().apply(model) == 0

@@ -58,24 +58,26 @@ namespace edgecnn {
 
 namespace {
 
+template <class T, class Kernel, class... Inputs>
+void start(Problem const& p, T* output, cudaStream_t stream, Kernel kernel, Inputs... inputs) {
+    dim3 const grid(static_cast<unsigned>(blocks_x(p)), static_cast<unsigned>(blocks_y(p)));
+    kernel<<<grid, kThreads, 0, stream>>>(inputs..., p.batch, p.channels, p.height, p.width, p.outputs, p.out_height,
+        p.out_width, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w, p.pad_top, p.pad_left, p.dilation_h, p.dilation_w,
+        p.groups, p.offset_groups, output);
+}
+
 template <class T, class Plain, class Modulated>
 cudaError_t launch_as(Problem const& p, Pointers const& x, cudaStream_t stream, Plain plain, Modulated modulated) {
-    dim3 const grid(static_cast<unsigned>(blocks_x(p)), static_cast<unsigned>(blocks_y(p)));
     auto* image = static_cast<T const*>(x.image);
     auto* weight = static_cast<T const*>(x.weight);
     auto* offset = static_cast<T const*>(x.offset);
     auto* bias = static_cast<T const*>(x.bias);
     auto* mask = static_cast<T const*>(x.mask);
     auto* output = static_cast<T*>(x.output);
-    auto start = [&](auto kernel, auto... inputs) {
-        kernel<<<grid, kThreads, 0, stream>>>(inputs..., p.batch, p.channels, p.height, p.width, p.outputs,
-            p.out_height, p.out_width, p.kernel_h, p.kernel_w, p.stride_h, p.stride_w, p.pad_top, p.pad_left,
-            p.dilation_h, p.dilation_w, p.groups, p.offset_groups, output);
-    };
     if (mask == nullptr) {
-        start(plain, image, weight, offset, bias);
+        start(p, output, stream, plain, image, weight, offset, bias);
     } else {
-        start(modulated, image, weight, offset, bias, mask);
+        start(p, output, stream, modulated, image, weight, offset, bias, mask);
     }
     return cudaGetLastError();
 }

@@ -197,23 +197,31 @@ def test_a_real_compiler_error_is_quoted(headers, tmp_path):
         build_plugin(PluginBuild(out=tmp_path / "plugin.so", tensorrt_root=headers(), architectures=("sm_80",)))
 
 
+def plays_tensorrt(library: Path, folder: Path) -> None:
+    """Let a small program play TensorRT's part towards the library: all that happens without a GPU."""
+    found = find_headers()
+    cuda = find_nvcc().path.resolve().parent.parent / "include"
+    includes = ("-isystem", str(found.path), "-isystem", str(cuda), "-isystem", "/usr/local/cuda/include")
+    program = folder / "host"
+    command = ["g++", f"-std=c++{found.standard}", *includes, str(HERE / "plugin_host.cpp"), "-ldl", "-o", str(program)]
+    subprocess.run(command, check=True, timeout=120)
+    done = subprocess.run([program, library], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout == (HERE / "plugin_host.txt").read_text()
+
+
 @needs_nvcc
 @needs_tensorrt
 def test_the_library_answers_what_tensorrt_asks(tmp_path):
-    """All that happens without a GPU: a small program plays TensorRT's part."""
-    found = find_headers()
-    library = build_plugin(PluginBuild(out=tmp_path / "plugin.so", architectures=("sm_80",)))
-    cuda = find_nvcc().path.resolve().parent.parent / "include"
-    includes = ("-isystem", str(found.path), "-isystem", str(cuda), "-isystem", "/usr/local/cuda/include")
-    command = [
-        "g++",
-        f"-std=c++{found.standard}",
-        *includes,
-        str(HERE / "plugin_host.cpp"),
-        "-ldl",
-        "-o",
-        str(tmp_path / "host"),
-    ]
-    subprocess.run(command, check=True, timeout=120)
-    done = subprocess.run([tmp_path / "host", library.path], check=True, capture_output=True, text=True, timeout=60)
-    assert done.stdout == (HERE / "plugin_host.txt").read_text()
+    built = build_plugin(PluginBuild(out=tmp_path / "plugin.so", architectures=("sm_80",)))
+    plays_tensorrt(built.path, tmp_path)
+
+
+@needs_nvcc
+@needs_tensorrt
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
+def test_cmake_makes_the_same_library(tmp_path):
+    folder = tmp_path / "build"
+    command = ["cmake", "-S", str(SOURCES), "-B", str(folder), "-DCMAKE_CUDA_ARCHITECTURES=80"]
+    subprocess.run([*command, f"-DCMAKE_CUDA_COMPILER={NVCC}"], check=True, capture_output=True, timeout=120)
+    subprocess.run(["cmake", "--build", str(folder)], check=True, capture_output=True, timeout=300)
+    plays_tensorrt(folder / "libedgecnn_plugin.so", tmp_path)

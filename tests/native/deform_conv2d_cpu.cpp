@@ -9,13 +9,17 @@ namespace {
 
 using namespace edgecnn;
 
+// Threads of a step may run in any order, so no step may read what another thread writes in it.
+bool backwards = false;
+
 template <class T>
 struct Threads {
     std::vector<Multiplier<T>> sums = std::vector<Multiplier<T>>(kThreads);
 
     template <class Step>
     void each(Step const& step) {
-        for (int thread = 0; thread < kThreads; ++thread) {
+        for (int i = 0; i < kThreads; ++i) {
+            int const thread = backwards ? kThreads - 1 - i : i;
             step(thread, sums[thread]);
         }
     }
@@ -50,6 +54,8 @@ char const* deform_conv2d(Problem const* problem, Pointers const* pointers, bool
     half ? run<Half>(*problem, *pointers) : run<float>(*problem, *pointers);
     return nullptr;
 }
+
+void run_backwards(bool value) { backwards = value; }
 
 void grid(Problem const* problem, int64_t* blocks) {
     blocks[0] = blocks_x(*problem);

@@ -98,6 +98,19 @@ def test_random_arguments_against_pytorch(kernel, case):
     check(kernel, tensors, **steps)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_order_of_threads_between_barriers_does_not_matter(kernel, dtype):
+    for case in RANDOM.values():
+        tensors, steps = draw(*case)
+        rounded = {name: array.astype(dtype) for name, array in tensors.items()}
+        found = []
+        for backwards in (False, True):
+            kernel.library.run_backwards(int(backwards))
+            found.append(kernel.run(rounded, steps["stride"], 2 * steps["padding"], steps["dilation"]))
+        kernel.library.run_backwards(0)
+        np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("case", ["vectorised", "uneven axes", "one column"])
 def test_without_offsets_it_is_the_convolution(kernel, case):
     (_, _, groups, *_), (tensors, steps) = RANDOM[case], draw(*RANDOM[case], reach=0.0)

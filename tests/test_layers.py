@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "progress", "optional", "spec", "_version"),
     ("artifacts",),
     ("runtime", "onnxio"),
-    ("models", "calib", "weights"),
+    ("models", "calib", "weights", "native"),
     ("zoo", "export", "simplify", "passes", "quantize", "fp16", "engine"),
     ("report", "pack", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
     ("pipeline",),
@@ -29,6 +29,7 @@ ALLOWED_SIBLINGS = {
     ("optional", "errors"),  # the whole tree raises from errors
     ("spec", "errors"),
     ("simplify", "passes"),  # simplify runs the passes
+    ("engine", "passes"),  # the names of the plugin's nodes
     ("testing", "parity"),  # assert_parity is parity for pytest
     ("analysis", "parity"),  # it reads tensors and runs steps as bisecting does
     ("report", "analysis"),  # a page shows what was found
@@ -210,6 +211,7 @@ def run_blocked(code: str, blocked: tuple[str, ...]) -> subprocess.CompletedProc
     "module",
     ["edgecnn", "edgecnn.zoo", "edgecnn.export", "edgecnn.quantize", "edgecnn.calib", "edgecnn.models",
      "edgecnn.parity", "edgecnn.analysis", "edgecnn.report", "edgecnn.engine", "edgecnn.pipeline.engines",
+     "edgecnn.engine.plugins.deform_conv2d", "edgecnn.native.build",
      "edgecnn.pipeline", "edgecnn.pack", "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
 )  # fmt: skip
 def test_front_modules_import_without_the_heavy_packages(module: str) -> None:

@@ -66,3 +66,8 @@ def test_the_wheel_installs_nothing_outside_edgecnn(wheel: list[str]) -> None:
     assert not extra, sorted(extra)
     assert f"edgecnn-{__version__}.dist-info/licenses/LICENSE" in wheel
     assert "edgecnn/py.typed" in wheel
+
+
+def test_the_wheel_holds_what_compiles_the_plugin(wheel: list[str]) -> None:
+    sources = {"CMakeLists.txt", "deform_conv2d.cu", "deform_conv2d.hpp", "plugin.cpp", "plugin.hpp", "problem.hpp"}
+    assert {f"edgecnn/native/plugin/{name}" for name in sources} <= set(wheel)

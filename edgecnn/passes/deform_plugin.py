@@ -6,8 +6,8 @@ The node that this writes is a contract with the plugin:
   ``edgecnn``
 * inputs ``input, weight, offset, bias`` and, for DCNv2, ``mask``, with the layouts of ONNX's DeformConv. A plugin's
   inputs have no gaps: an absent bias becomes zeros, an absent mask is left out at the end
-* attributes, which are the plugin's int32 fields: ``stride`` (height, width), ``padding`` (top, left, bottom, right),
-  ``dilation`` (height, width), ``groups``, ``offset_groups``
+* attributes, which are the plugin's int32 fields (``native/plugin/plugin.hpp``): ``stride`` (height, width), ``padding``
+  (top, left, bottom, right), ``dilation`` (height, width), ``groups``, ``offset_groups``
 
 How TensorRT chooses between a plugin and a local function of one name (``parseNode`` in ModelImporter.cpp of
 onnx-tensorrt; CHANGELOG.md of NVIDIA/TensorRT): through 10.6 the function always wins; from 10.7 a registered plugin
@@ -37,7 +37,7 @@ from edgecnn.passes._build import Builder
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["DOMAIN", "OPERATOR", "PLUGIN_VERSION", "DeformPlugin"]
+__all__ = ["DOMAIN", "OPERATOR", "PLUGIN_VERSION", "DeformPlugin", "DropDeformFunction"]
 
 DOMAIN = "edgecnn"
 """Of the operator, and namespace of the plugin."""
@@ -70,6 +70,25 @@ class DeformPlugin(Pass):
             function = _function(model.graph.opset_imports[""])
             model.functions[function.identifier()] = function
         return len(nodes)
+
+
+class DropDeformFunction(Pass):
+    """Removes the function, for TensorRT through 10.6 (JetPack 6 has 10.3), where it would hide the plugin and be refused.
+
+    Not exact: only TensorRT with the plugin runs the result.
+    """
+
+    name = "drop_deform_function"
+    requires = "nothing"
+    ensures = "no function edgecnn::DeformConv2d"
+    exact = False
+
+    def apply(self, model: ir.Model) -> int:
+        """Remove the function and return how many there were, 0 or 1."""
+        found = [key for key in model.functions if key[:2] == (DOMAIN, OPERATOR)]
+        for key in found:
+            del model.functions[key]
+        return len(found)
 
 
 def _replace(graph: ir.Graph, node: ir.Node) -> None:

@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from pathlib import Path
 
-import numpy as np
+import deform_cases
 import pytest
 import torch
-from recipe import bytes_crc32, stream
+from deform_cases import CASES
 
 from edgecnn.errors import SpecError
 from edgecnn.models import deformable_op
 from edgecnn.models.deformable import deform_conv2d
 from edgecnn.models.deformable_shapes import geometry_of
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-CASES = {case["id"]: case for case in json.loads((GOLDEN / "deform_conv2d.json").read_text())["cases"]}
-
 
 def golden_arguments(case):
     """Make a golden case's tensors by its recipe."""
-    kernel, (_, _, *out) = case["kernel"], case["output_shape"]
-    maps = case["offset_groups"] * kernel[0] * kernel[1]
-    weight = (case["out_channels"], case["in_channels"] // case["groups"], *kernel)
-
-    def draw(tensor):
-        return stream(f"deform/{case['id']}/{tensor}")
-
-    found = {
-        "input": draw("input").standard_normal((case["batch"], case["in_channels"], case["height"], case["width"])),
-        "offset": draw("offset").uniform(-case["offset_range"], case["offset_range"], (case["batch"], 2 * maps, *out)),
-        "weight": draw("weight").standard_normal(weight) * math.sqrt(2 / math.prod(weight[1:])),
-    }
-    if quantum := case["offset_quantum"]:
-        found["offset"] = np.rint(found["offset"] / quantum) * quantum
-    if case["version"] == 2:
-        found["mask"] = draw("mask").uniform(0, 1, (case["batch"], maps, *out))
-    if case["bias"]:
-        found["bias"] = draw("bias").standard_normal(weight[0]) * 0.05
-    assert {name: bytes_crc32(array) for name, array in found.items()} == case["crc32"]
     steps = {name: tuple(case[name]) for name in ("stride", "padding", "dilation")}
-    return {name: torch.from_numpy(array) for name, array in found.items()} | steps
+    return {name: torch.from_numpy(array) for name, array in deform_cases.arguments(case).items()} | steps
 
 
 def expected(case):
-    with np.load(GOLDEN / "deform_conv2d.npz") as file:
-        return torch.from_numpy(file[f"case_{case['id']}"])
+    return torch.from_numpy(deform_cases.expected(case))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import platform
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -18,9 +19,13 @@ from edgecnn.engine.device import Device, device, memory_available
 from edgecnn.engine.preflight import check_memory, check_model, check_writable
 from edgecnn.engine.timing_cache import read_cache, write_cache
 from edgecnn.errors import UserError
+from edgecnn.onnxio import load_ir, scratch_file
 from edgecnn.progress import Progress, silent
 
 __all__ = ["build", "ready"]
+
+PLUGIN_FIRST = (10, 7)
+"""The version from which a registered plugin comes before a function of its name (CHANGELOG.md of NVIDIA/TensorRT, 10.7)."""
 
 log = logging.getLogger("edgecnn.engine")
 
@@ -67,20 +72,35 @@ def build(model: OnnxModel, config: BuildConfig, *, to: Path, progress: Progress
         notes += [f"{stale}: kernels were measured anew"] if stale else []
     for note in notes:
         log.warning("%s", note)
-    compiled = api.compile(
-        model.path,
-        config,
-        precision=model.precision,
-        timing_cache=start,
-        device=here,
-        progress=progress,
-    )
+    with _for_parser(model, config, _version_tuple(api.version)) as file:
+        compiled = api.compile(
+            file, config, precision=model.precision, timing_cache=start, device=here, progress=progress
+        )
     with atomic_file(to) as stream:
         stream.write(compiled.plan)
     cache = ""
     if config.timing_cache is not None:
         cache = write_cache(config.timing_cache, compiled.timing_cache, key)
     return _describe(model, config, api, compiled, to=to, here=here, cache=cache, notes=tuple(notes))
+
+
+@contextmanager
+def _for_parser(model: OnnxModel, config: BuildConfig, version: tuple[int, ...]) -> Iterator[Path]:
+    """Give the file that is parsed: the model's own, but where a parser would take a function in it for the plugin's node.
+
+    See :mod:`edgecnn.passes.deform_plugin`. Raises MissingDependencyError where that needs onnx-ir, which is not installed.
+    """
+    if config.target != "tensorrt" or version >= PLUGIN_FIRST or not config.plugins:
+        yield model.path
+        return
+    from edgecnn.passes.deform_plugin import DropDeformFunction
+
+    graph = load_ir(model.path)
+    if not DropDeformFunction().apply(graph):
+        yield model.path
+        return
+    with scratch_file(graph) as file:
+        yield file
 
 
 def _describe(

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import fake_tensorrt
+import onnx
 import pytest
 
 from edgecnn.artifacts import OnnxModel, sha256_file
 from edgecnn.engine import Batch, BuildConfig, build, protocols
 from edgecnn.errors import BackendError, GraphError, MissingDependencyError, UserError
-from edgecnn.onnxio import open_model
+from edgecnn.onnxio import load_ir, open_model, save_ir
+from edgecnn.passes.deform_plugin import DeformPlugin
 
 CLASSES = {
     "BuilderLike": "Builder", "ConfigLike": "IBuilderConfig", "EngineLike": "ICudaEngine", "InspectorLike": "EngineInspector",
@@ -135,6 +137,27 @@ def test_plugin_libraries_are_loaded_and_their_absence_named(
         build(nets["fp32"], BuildConfig(target="tensorrt", plugins=(tmp_path / "none.so",)), to=to)
     with pytest.raises(BackendError, match=r"TensorRT 11\.1\.0 cannot load the plugin library .*broken\.so"):
         build(nets["fp32"], BuildConfig(target="tensorrt", plugins=(tmp_path / "broken.so",)), to=to)
+
+
+@pytest.mark.parametrize(("version", "functions"), [("10.3.0", 0), ("10.16.0", 1), ("11.1.0", 1)])
+def test_the_parser_gets_the_function_only_where_the_plugin_comes_first(
+    version: str, functions: int, tensorrt: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import engine_nets
+
+    (tmp_path / "standard.onnx").write_bytes(engine_nets.deformable())
+    (tmp_path / "plugin.so").touch()
+    graph = load_ir(tmp_path / "standard.onnx")
+    assert DeformPlugin().apply(graph) == 2
+    model = save_ir(graph, tmp_path / "deformable.onnx")
+    module = tensorrt(version)
+    seen: list[onnx.ModelProto] = []
+    monkeypatch.setattr(module.OnnxParser, "parse_from_file", lambda _, file: bool(seen.append(onnx.load(file))))
+    with pytest.raises(GraphError):
+        build(model, BuildConfig(target="tensorrt", plugins=(tmp_path / "plugin.so",)), to=tmp_path / "x.plan")
+    assert [len(proto.functions) for proto in seen] == [functions]
+    assert [node.op_type for node in seen[0].graph.node].count("DeformConv2d") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deformable.onnx", "plugin.so", "standard.onnx"]
 
 
 def test_a_machine_without_tensorrt_or_gpu(

@@ -15,7 +15,7 @@ from record import SAMPLE, record
 
 from edgecnn import zoo
 from edgecnn.artifacts import OnnxModel
-from edgecnn.calib import ImageFolder
+from edgecnn.calib import Auto, ImageFolder
 from edgecnn.export import export
 from edgecnn.parity.labelled import read_labelled
 from edgecnn.parity.metrics import Accumulator
@@ -30,10 +30,12 @@ pytestmark = [
 ]
 
 OURS = {
-    "int8": QuantizeConfig(),
+    "int8": QuantizeConfig(method=Auto()),
+    "int8, mse": QuantizeConfig(),
     "int8, effort fast": QuantizeConfig(effort="fast"),
     "int8, effort fast, no bias correction": QuantizeConfig(effort="fast", bias_correction=False),
-    "int8-cpu": QuantizeConfig(scheme="int8-cpu"),
+    "int8-cpu": QuantizeConfig(scheme="int8-cpu", method=Auto()),
+    "int8-cpu, mse": QuantizeConfig(scheme="int8-cpu"),
     "int8-cpu, effort fast": QuantizeConfig(scheme="int8-cpu", effort="fast"),
 }
 

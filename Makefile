@@ -43,7 +43,7 @@ types: setup
 
 sweep: setup ## the heavy checks: large networks against their goldens, every model of the zoo through the main job (docs/ZOO.md)
 	rm -rf build/sweep
-	$(BIN)/python -m pytest -m sweep; status=$$?; $(BIN)/python tests/sweep/table.py; exit $$status
+	$(BIN)/python -m pytest -m sweep $(SWEEP); status=$$?; $(BIN)/python tests/sweep/table.py; exit $$status
 
 sweep-engines: setup ## every model of the zoo through TensorRT-RTX's builder, on a CPU (docs/ZOO_ENGINES.md)
 	rm -rf build/sweep-engines

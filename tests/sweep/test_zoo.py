@@ -12,7 +12,9 @@ What this proves is that every structure exports, simplifies, quantizes and veri
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,10 @@ def row_of(spec: ModelSpec, module: nn.Module, outcome: Outcome) -> dict[str, An
     }
     return {
         "model": spec.name,
+        "commit": subprocess.check_output(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"], text=True, cwd=ROWS.parents[1]
+        ).strip(),
+        "versions": ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnxsim", "onnxruntime")),
         "params": count_parameters(module),
         "macs": count_macs(module, shape),
         "nodes": {name: variant.nodes for name, variant in manifest.variants.items()},

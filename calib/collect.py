@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgecnn.calib.data import Samples
 from edgecnn.calib.histogram import Histogram
 from edgecnn.errors import DataError
-from edgecnn.onnxio import expose, scratch_file
+from edgecnn.onnxio import expose, release_memory, scratch_file
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.ort import OrtOptions, OrtSession
 
@@ -106,6 +106,7 @@ def collect(
         for seen in _in_order(observe, enumerate(_batches(samples, size)), workers):
             result.merge(seen)
             progress("calibrate", result.count, len(samples))
+    release_memory()  # what the session had, before the next graph is read
     if not result.count:
         raise DataError(f"{samples.name}: no sample could be read")
     result.means = {name: total / result.count for name, total in result.means.items()}

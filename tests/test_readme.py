@@ -56,7 +56,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **offline, "EDGECNN_CACHE": str(folder / "cache")}
     arguments = [sys.executable, "-m", *shlex.split(command)]
     return subprocess.run(
-        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200, check=False
     )
 
 
@@ -72,6 +72,7 @@ def test_the_readme_has_commands() -> None:
     }
 
 
+@pytest.mark.timeout(2400)  # five exports, one of which rounds weights on 96 images
 def test_every_command_does_what_the_readme_says(folder: Path) -> None:
     said = {}
     for command in COMMANDS:

@@ -77,8 +77,8 @@ def check_plugins(facts: EngineFacts, plugins: Sequence[Path], where: str) -> No
     missing = [str(name) for name in facts.options.get("plugins", ()) if str(name) not in given]
     if missing:
         raise UserError(
-            f"{where} was built with the plugin library {missing[0]}, which holds operators that it runs: give it with --plugin, or "
-            f"TensorRtOptions(plugins=[...])"
+            f"{where} was built with the plugin library {missing[0]}, which holds operators that it runs: give it with "
+            "TensorRtOptions(plugins=...)"
         )
     for path in plugins:
         if not path.is_file():

@@ -111,8 +111,6 @@ class TensorRtSession(Session):
         BackendError: no driver, no memory, or TensorRT refuses the plan.
     """
 
-    largest_batch = 0
-
     def __init__(
         self, plan: Path | str, options: TensorRtOptions = TensorRtOptions(), facts: EngineFacts | None = None
     ) -> None:
@@ -235,6 +233,7 @@ class TensorRtSession(Session):
         fixed = all(port.profile[0] == port.profile[2] for port in slot.inputs)
         self.inputs = tuple(_spec(port, _union(port.profile)) for port in slot.inputs)
         self.outputs = tuple(_spec(port, slot.largest[port.name] if fixed else port.shape) for port in slot.outputs)
+        self.least_batch = max(port.profile[0][0] for port in slot.inputs)
         self.largest_batch = min(port.profile[2][0] for port in slot.inputs)
 
     def _run(self, feed: Mapping[str, Array], outputs: tuple[str, ...]) -> dict[str, Array]:

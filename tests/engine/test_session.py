@@ -318,7 +318,7 @@ def test_plugins_are_loaded_before_the_plan(bench: Bench) -> None:
     broken = bench.folder / "libbroken.so"
     broken.touch()
     for plugins, match in (
-        ((), r"was built with the plugin library libmine\.so, .* give it with --plugin"),
+        ((), r"was built with the plugin library libmine\.so, .* give it with TensorRtOptions\(plugins"),
         ((Path("nowhere/libmine.so"),), r"no plugin library at nowhere/libmine\.so"),
         ((library, broken), r"cannot load the plugin library .*libbroken\.so"),
     ):

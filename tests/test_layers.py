@@ -50,7 +50,7 @@ ROOMS = {
     ),
     "onnxruntime": ("edgecnn/runtime/ort.py",),
     "openvino": ("edgecnn/runtime/openvino.py",),
-    "tensorrt": ("edgecnn/engine/", "edgecnn/runtime/tensorrt.py"),
+    "tensorrt": ("edgecnn/engine/", "edgecnn/runtime/tensorrt.py", "edgecnn/runtime/trt_api.py"),
     "click": ("edgecnn/cli/",),
     "rich": ("edgecnn/cli/",),
     "PIL": ("edgecnn/runtime/preprocess.py",),

@@ -24,9 +24,9 @@ def backend_option(command: F) -> F:
     """Add ``--backend``."""
     return click.option(
         "--backend",
-        type=click.Choice(["auto", "onnxruntime", "openvino"]),
+        type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]),
         default="auto",
-        help="auto: whichever was measured to be faster when the bundle was written. [auto]",
+        help="auto: whichever was measured to be faster when the bundle was written; tensorrt, tensorrt-rtx: its engine. [auto]",
     )(command)
 
 
@@ -51,11 +51,30 @@ def session_options(backend: str, threads: int, provider: str = "cpu") -> Option
     from edgecnn.runtime import AutoOptions, OpenVinoOptions, OrtOptions
 
     if provider != "cpu":
-        if backend == "openvino":
-            raise click.UsageError(f"--provider {provider} is onnxruntime's: leave out --backend openvino")
+        if backend not in ("auto", "onnxruntime"):
+            raise click.UsageError(f"--provider {provider} is onnxruntime's: leave out --backend {backend}")
         return OrtOptions(threads=threads, providers=(PROVIDERS[provider], PROVIDERS["cpu"]))
-    kinds: dict[str, type[Options]] = {"onnxruntime": OrtOptions, "openvino": OpenVinoOptions, "auto": AutoOptions}
+    if backend in ("tensorrt", "tensorrt-rtx"):
+        return _engine_options(backend, threads)
+    kinds: dict[str, type[OrtOptions | OpenVinoOptions | AutoOptions]] = {
+        "onnxruntime": OrtOptions,
+        "openvino": OpenVinoOptions,
+        "auto": AutoOptions,
+    }
     return kinds[backend](threads=threads)
+
+
+def _engine_options(backend: str, threads: int) -> Options:
+    """Build the options of an engine, which is built anew where the bundle's does not fit this device."""
+    from functools import partial
+
+    from edgecnn.pipeline.engines import rebuilt
+    from edgecnn.runtime import TensorRtOptions
+
+    if threads:
+        raise click.UsageError(f"--threads is for CPUs: leave out --backend {backend}")
+    flavour: Any = backend
+    return TensorRtOptions(flavour=flavour, rebuild=partial(rebuilt, say=warn))
 
 
 def warn_about(bundle: Bundle) -> None:

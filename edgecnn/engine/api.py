@@ -6,16 +6,13 @@ Never a precision flag: networks are strongly typed.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 from edgecnn.engine.capabilities import spoken
 from edgecnn.engine.config import Batch, BuildConfig, Flavour
@@ -31,18 +28,14 @@ from edgecnn.engine.protocols import (
     RtxConfig,
     TimingCacheLike,
 )
-from edgecnn.errors import BackendError, MissingDependencyError, UserError
-from edgecnn.optional import install_line, need
+from edgecnn.errors import BackendError, UserError
 from edgecnn.progress import Progress
+from edgecnn.runtime.trt_api import collected, logger_of, module_of
 
-__all__ = ["MODULES", "Api", "Compiled", "Layer", "Operand", "Shapes", "load"]
+__all__ = ["Api", "Compiled", "Layer", "Operand", "Shapes", "load"]
 
-MODULES: Mapping[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Least, best and largest shape of an input."""
-
-log = logging.getLogger("edgecnn.engine")
-log.addHandler(logging.NullHandler())  # TensorRT's warnings are for applications that configure logging, not for stderr
 
 
 @dataclass(frozen=True)
@@ -90,13 +83,7 @@ def load(flavour: Flavour) -> Api:
     Raises:
         MissingDependencyError: it is not installed, or cannot be imported.
     """
-    name = MODULES[flavour]
-    module = need(name)
-    if not hasattr(
-        module, "Builder"
-    ):  # a package of type stubs leaves a folder of that name, which imports as an empty module
-        raise MissingDependencyError(f"this needs {name}, which is not installed: {install_line(name)}")
-    return Api(module, flavour)
+    return Api(module_of(flavour, "Builder"), flavour)
 
 
 class Api:
@@ -139,7 +126,7 @@ class Api:
             UserError: a batch that the graph does not take.
             BackendError: the builder failed.
         """
-        with _alone, _collected(self._logger()) as errors:
+        with _alone, collected(self._logger()) as errors:
             started = time.perf_counter()
             builder = self._start(device, errors)
             network = builder.create_network(self._network_flags())
@@ -275,10 +262,8 @@ class Api:
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def _logger(self) -> Any:
-        """Return the module's one logger: TensorRT keeps the first it is given and ignores others (it says so in a warning)."""
-        if self._module not in _loggers:
-            _loggers[self._module] = _make_logger(self._trt)
-        return _loggers[self._module]
+        """Return the module's one logger, which sessions share."""
+        return logger_of(self._module)
 
     def _monitor(self, progress: Progress, pressed: Callable[[], bool]) -> Any:
         """Return a progress monitor that reports the outermost phase, and cancels the build once Ctrl-C was pressed."""
@@ -318,44 +303,6 @@ class Api:
 
 _alone = threading.Lock()
 """One build at a time: the logger is TensorRT's, not a builder's."""
-_loggers: WeakKeyDictionary[ModuleType, Any] = WeakKeyDictionary()
-
-
-def _make_logger(module: Module) -> Any:
-    """Return a logger that hands TensorRT's messages to ``logging``, and keeps errors for whoever collects them."""
-    base: Any = module.ILogger
-    levels = {
-        "INTERNAL_ERROR": logging.ERROR,
-        "ERROR": logging.ERROR,
-        "WARNING": logging.WARNING,
-        "INFO": logging.DEBUG,
-    }
-
-    class Logger(base):  # type: ignore[misc]
-        """Routes; TensorRT's information is our debugging, and its verbose messages are left out."""
-
-        def __init__(self) -> None:
-            base.__init__(self)
-            self.errors: list[str] = []
-            self.seen: set[str] = set()
-
-        def log(self, severity: Any, msg: str) -> None:
-            level = levels.get(severity.name)
-            if level is None or msg in self.seen:  # some are repeated for every layer
-                return
-            self.seen.add(msg)
-            log.log(min(level, logging.WARNING), "%s", msg)  # an error becomes an exception with its text
-            if level == logging.ERROR:
-                self.errors.append(msg)
-
-    return Logger()
-
-
-@contextmanager
-def _collected(logger: Any) -> Iterator[list[str]]:
-    """Collect the errors that are logged meanwhile."""
-    logger.errors, logger.seen = [], set()
-    yield logger.errors
 
 
 def _problem(error: ParserErrorLike) -> NodeProblem:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgecnn.calib.data import SUFFIXES
 from edgecnn.errors import BackendError, BundleMissingError, DataError, UserError
+from edgecnn.optional import available
 from edgecnn.parity.bisect import BisectReport, bisect
 from edgecnn.parity.metrics import compare, logits_of
 from edgecnn.parity.report import Comparison, ParityReport, StageResult
@@ -26,9 +27,11 @@ from edgecnn.parity.stages import Stage, verify
 from edgecnn.parity.tolerance import DEFAULT_TOLERANCES, Tolerances, tolerances_for
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.bundle import Bundle
+from edgecnn.runtime.choice import BACKENDS, AutoOptions
 from edgecnn.runtime.classifier import run_pixels
 from edgecnn.runtime.preprocess import decode, fit, normalize
 from edgecnn.runtime.session import Session
+from edgecnn.runtime.tensorrt import TensorRtOptions
 from edgecnn.spec import Preprocess, TensorSpec
 
 if TYPE_CHECKING:
@@ -63,15 +66,18 @@ def verify_bundle(
         tolerances: per precision.
         batch: size of the batched run, see :func:`~edgecnn.parity.stages.verify`.
         limit: how many pictures of a folder to use, spread evenly.
-        options: as of :func:`edgecnn.runtime.load`; by default every variant runs on the backend that would run it.
+        options: as of :func:`edgecnn.runtime.load`; by default every variant runs on the backend that would run it. Those of TensorRT
+            verify the engines, each beside its graph and fp32 on the CPU, where a backend for it is installed.
         progress: called once a sample.
 
     Returns:
-        A report whose stages are ``preprocess`` (golden pictures to golden tensors) and the variants, fp32 first.
+        A report whose stages are ``preprocess`` (golden pictures to golden tensors), the variants, fp32 first, and the engines
+        (``int8@tensorrt``).
 
     Raises:
         BundleError: the bundle cannot be read.
         DataError: no usable picture in the folder.
+        UserError: there is no engine to verify, or it does not fit this device.
         MissingDependencyError: the backend is not installed.
     """
     if not isinstance(bundle, Bundle):
@@ -81,16 +87,15 @@ def verify_bundle(
     broken: list[StageResult] = []
     with ExitStack() as stack:
         stages: list[Stage] = []
-        for name in _order(bundle):
-            precision = bundle.variants[name].precision
+        for name, variant, chosen in _runs(bundle, options):
+            precision = bundle.variants[variant].precision
             try:
-                session = stack.enter_context(bundle.session(name, allow_unverified=True, options=options))
+                session = stack.enter_context(bundle.session(variant, allow_unverified=True, options=chosen))
             except BackendError as error:
                 broken.append(StageResult(name=name, precision=precision, problems=(f"cannot be loaded: {error}",)))
                 continue
-            after = stages[0].name if stages else ""
             softmax = bundle.manifest.embedded.softmax
-            stages.append(Stage(name, precision, session, after=after, probabilities=softmax))
+            stages.append(Stage(name, precision, session, after=_before(stages, variant), probabilities=softmax))
         if not stages:
             return ParityReport(stages=tuple(broken), samples=(), notes=notes)
         report = verify(stages, sets, tolerances=tolerances, batch=batch, progress=progress)
@@ -204,6 +209,25 @@ def _golden(bundle: Bundle) -> tuple[dict[str, Array], tuple[str, ...]]:
         )
 
 
+def _runs(bundle: Bundle, options: Options | None) -> list[tuple[str, str, Options | None]]:
+    """Return what to run: the name of the stage, the variant, and the options that choose its backend. Raises UserError."""
+    if not isinstance(options, TensorRtOptions):
+        return [(name, name, options) for name in _order(bundle)]
+    bundle.choose(options=options)  # says what to do where there is no engine
+    held = bundle.engine_variants(options.flavour)
+    engines = [name for name in _order(bundle) if name in held]
+    graphs: list[tuple[str, str, Options | None]] = []
+    if any(available(name) for name in BACKENDS):
+        graphs = [(name, name, AutoOptions()) for name in _order(bundle) if name == "fp32" or name in engines]
+    return [*graphs, *((f"{name}@{options.flavour}", name, options) for name in engines)]
+
+
+def _before(stages: Sequence[Stage], variant: str) -> str:
+    """Return what a stage is compared with: the graph of its variant, should it have run, else the first."""
+    names = [stage.name for stage in stages]
+    return variant if variant in names else names[0] if names else ""
+
+
 def _order(bundle: Bundle) -> list[str]:
     """Return the variants, fp32 first."""
     return sorted(bundle.variants, key=lambda name: name != "fp32")
@@ -251,7 +275,8 @@ def _with_recorded(
     policies = tolerances_for(stage.precision, tolerances)
     found: list[Comparison] = []
     problems: list[str] = []
-    for name, policy in ((stage.name, policies.same), ("pytorch", policies.images)):
+    variant, _, engine = stage.name.partition("@")  # an engine's arithmetic is not that of the graph that was recorded
+    for name, policy in ((variant, policies.images if engine else policies.same), ("pytorch", policies.images)):
         key = f"logits.{name}"
         if key not in golden:
             continue

@@ -17,8 +17,11 @@ from edgecnn.parity.labelled import LabelledImages, read_labelled
 from edgecnn.parity.metrics import Accumulator, Metrics, logits_of
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.bundle import Bundle
+from edgecnn.runtime.choice import AutoOptions
 from edgecnn.runtime.classifier import run_pixels
 from edgecnn.runtime.preprocess import decode, fit
+from edgecnn.runtime.session import Session
+from edgecnn.runtime.tensorrt import TensorRtOptions
 
 if TYPE_CHECKING:
     from edgecnn.runtime.choice import Options
@@ -89,7 +92,7 @@ def evaluate(
     Args:
         bundle: a folder, or an opened bundle.
         data: a folder for :func:`~edgecnn.parity.labelled.read_labelled`, or what it returned.
-        variants: names; all of the bundle by default. fp32 runs in any case where there is one, being the reference.
+        variants: names; all of the bundle by default, with TensorRT those that have an engine. fp32, the reference, runs in any case.
         limit: use so many pictures, spread evenly over the classes.
         allow_unverified: evaluate a bundle or variant whose verification failed.
         options: as of :func:`edgecnn.runtime.load`.
@@ -102,18 +105,18 @@ def evaluate(
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle, allow_unverified=allow_unverified)
-    names = _chosen(bundle, variants)
+    names = _chosen(bundle, variants, options)
     if not isinstance(data, LabelledImages):
         data = read_labelled(Path(data), bundle.spec.num_classes, bundle.labels)
     running = list(dict.fromkeys([*([REFERENCE] if REFERENCE in bundle.variants else []), *names]))
     with ExitStack() as stack:
-        sessions = {
+        sessions: dict[str, Session] = {}
+        for name in running:
             # The reference need not be verified to be a reference; the variants that were asked for must.
-            name: stack.enter_context(
-                bundle.session(name, allow_unverified=allow_unverified or name not in names, options=options)
-            )
-            for name in running
-        }
+            asked = name in names
+            own = options if asked else _for_reference(bundle, options)
+            session = bundle.session(name, allow_unverified=allow_unverified or not asked, options=own)
+            sessions[name] = stack.enter_context(session)
         tallies = {name: _Tally(softmax=bundle.manifest.embedded.softmax) for name in running}
         skipped: dict[str, str] = {}
         chosen = data.limited(limit)
@@ -136,9 +139,19 @@ def evaluate(
     return Evaluation(variants=scores, skipped=skipped, labels=data.how)
 
 
-def _chosen(bundle: Bundle, variants: Sequence[str] | None) -> list[str]:
-    """Return the variants to evaluate. Raises UserError for an unknown one, or none."""
+def _for_reference(bundle: Bundle, options: Options | None) -> Options | None:
+    """Return the options of fp32 where it is the reference alone: its graph runs where it has no engine."""
+    if isinstance(options, TensorRtOptions) and REFERENCE not in bundle.engine_variants(options.flavour):
+        return AutoOptions()
+    return options
+
+
+def _chosen(bundle: Bundle, variants: Sequence[str] | None, options: Options | None) -> list[str]:
+    """Return the variants to evaluate, by default those that can run. Raises UserError for an unknown one, or none."""
     names = list(dict.fromkeys(variants)) if variants is not None else list(bundle.variants)
+    if variants is None and isinstance(options, TensorRtOptions):
+        bundle.choose(options=options)  # says what to do where there is no engine
+        names = list(bundle.engine_variants(options.flavour))
     if not names:
         raise UserError(f"no variants to evaluate; {bundle.path} has {', '.join(bundle.variants)}")
     for name in names:

@@ -120,7 +120,7 @@ class _Run:
         """Return the output row of every sample, None where there is none; one at a time, or in static batches."""
         able = [index for index, sample in enumerate(chunk) if self._able(sample, samples)]
         result: list[Array | None] = [None] * len(chunk)
-        size = self.stage.batch or 1
+        size = self.stage.batch or self.stage.session.least_batch or 1
         for start in range(0, len(able), size):
             part = able[start : start + size]
             filled = [chunk[i] for i in part] + [chunk[part[-1]]] * (size - len(part))
@@ -136,7 +136,10 @@ class _Run:
         result: list[Array | None] = [None] * len(chunk)
         if self.stage.batch or len(able) < 2:
             return result
-        output = self._output([chunk[i] for i in able], samples)
+        largest = self.stage.session.largest_batch  # an engine is tried at the top of its profile
+        able = able[:largest] if largest else able
+        again = [able[i % len(able)] for i in range(largest)] if largest else able
+        output = self._output([chunk[i] for i in again], samples)
         if output is not None:
             for row, index in enumerate(able):
                 result[index] = output[row : row + 1]

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifacts import Engine, OnnxModel, sha256_file
-from edgecnn.engine import BuildConfig, build, ready
-from edgecnn.errors import UserError
+from edgecnn.artifacts import Engine, EngineFacts, OnnxModel, cache_dir, sha256_file, write_json
+from edgecnn.engine import Batch, BuildConfig, build, ready
+from edgecnn.engine.device import Device, device
+from edgecnn.errors import OutputError, UserError
 from edgecnn.onnxio import data_path
 from edgecnn.pack import add_engines, check_destination
 from edgecnn.pipeline.config import PipelineConfig
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.bundle import Bundle
-from edgecnn.runtime.engines import engine_file
+from edgecnn.runtime.engines import EngineRecord, engine_file
+from edgecnn.runtime.tensorrt import TensorRtOptions
 
-__all__ = ["EngineOutcome", "build_engines", "build_into", "engine_config", "unsound"]
+__all__ = ["EngineOutcome", "build_engines", "build_into", "engine_config", "rebuilt", "unsound"]
 
 FOR_CPU = "int8-cpu"
+
+log = logging.getLogger("edgecnn.engine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +118,56 @@ def build_into(
     return EngineOutcome(bundle=written, engines=placed)
 
 
+def rebuilt(
+    folder: Path, variant: str, options: TensorRtOptions, *, say: Callable[[str], object] | None = None
+) -> tuple[Path, EngineFacts]:
+    """Build an engine of a bundle's graph for this device, because the bundle's does not fit: a value for ``TensorRtOptions.rebuild``.
+
+    The bundle stays as it is. The plan is kept in the cache folder (``EDGECNN_CACHE``) by what decides it: graph, configuration, flavour,
+    version and GPU.
+
+    Args:
+        folder: of the bundle.
+        variant: one that has an engine of ``options.flavour``, whose batch and limits are taken over.
+        options: the flavour, and the libraries of plugins.
+        say: told in a sentence what is done; by default a warning is logged.
+
+    Returns:
+        The plan, and what is to be said of it.
+
+    Raises:
+        MissingDependencyError, UserError, GraphError, BackendError, OutputError: as :func:`edgecnn.engine.build`.
+    """
+    say = say or log.warning
+    bundle = Bundle.open(folder, allow_unverified=True, check="sizes")
+    facts = bundle.manifest.engines[f"{variant}.{options.flavour}"].facts
+    here, model = device(), _model(bundle, variant)
+    config = _for_here(facts, options, here)
+    gpu = [here.name, here.compute_capability] if here else []
+    parts = {"graph": model.sha256, "config": config.to_json(), "version": ready(config).version, "gpu": gpu}
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    plan = cache_dir() / "engines" / key / engine_file(variant, options.flavour)
+    kept = _kept(plan)
+    if kept is not None:
+        say(f"{folder}: the engine of {variant} does not fit here; the one that was built before is taken ({plan})")
+        return plan, kept
+    say(
+        f"{folder}: the engine of {variant} does not fit here, and is built anew for this device into {plan}: this takes minutes"
+    )
+    try:
+        plan.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {plan.parent}: {error.strerror or error}; EDGECNN_CACHE names another folder"
+        ) from error
+    engine = build(model, config, to=plan)
+    for text in unsound({variant: engine}):
+        say(text)
+    record = EngineRecord(file=plan.name, variant=variant, facts=engine.facts)
+    write_json(plan.with_suffix(".json"), {**record.to_json(), "sha256": engine.sha256})
+    return plan, engine.facts
+
+
 def unsound(engines: Mapping[str, Engine]) -> tuple[str, ...]:
     """Return what the audits found wrong, one line each."""
     return tuple(f"engine of {name}: {text}" for name, one in engines.items() for text in one.facts.audit["problems"])
@@ -146,6 +203,32 @@ def _model(bundle: Bundle, name: str) -> OnnxModel:
         precision=variant.precision,
         nodes=variant.nodes,
         lineage=variant.lineage,
+    )
+
+
+def _kept(plan: Path) -> EngineFacts | None:
+    """Return what was said of a plan in the cache, None where it is not there, or not whole."""
+    try:
+        data = json.loads(plan.with_suffix(".json").read_text(encoding="utf-8"))
+        whole = data["sha256"] == sha256_file(plan)
+        return EngineRecord.from_json(data, str(plan), ()).facts if whole else None
+    except (OSError, ValueError, LookupError, TypeError, UserError):
+        return None
+
+
+def _for_here(facts: EngineFacts, options: TensorRtOptions, here: Device | None) -> BuildConfig:
+    """Return how an engine was built, for this device."""
+    old = facts.options
+    batch, dla = old.get("batch"), old.get("dla")
+    rtx = options.flavour == "tensorrt-rtx"
+    return BuildConfig(
+        target=options.flavour,
+        batch=Batch.parse(batch) if isinstance(batch, str) else None,
+        workspace=int(old.get("workspace", 0)),
+        level=int(old.get("level", 3)),
+        dla=dla if isinstance(dla, int) else None,
+        gpus=(here.compute_capability,) if rtx and here else (),
+        plugins=options.plugins,
     )
 
 

@@ -1,7 +1,7 @@
 """What an application embeds: open a bundle, run it, classify pictures.
 
-Needs numpy; decoding pictures needs Pillow, and running onnxruntime or OpenVINO, each imported when first used. PyTorch, onnx and the
-command line's packages are never touched.
+Needs numpy; decoding pictures needs Pillow, and running onnxruntime, OpenVINO or TensorRT, each imported when first used. PyTorch, onnx
+and the command line's packages are never touched.
 
 ::
 
@@ -23,6 +23,7 @@ from edgecnn.runtime.manifest import Manifest, Speed, Variant
 from edgecnn.runtime.openvino import OpenVinoOptions, OpenVinoSession
 from edgecnn.runtime.ort import OrtOptions, OrtSession
 from edgecnn.runtime.session import Array, Session
+from edgecnn.runtime.tensorrt import TensorRtOptions, TensorRtSession
 
 __all__ = [
     "Array",
@@ -40,6 +41,8 @@ __all__ = [
     "SelfTest",
     "Session",
     "Speed",
+    "TensorRtOptions",
+    "TensorRtSession",
     "Variant",
     "load",
     "selftest",

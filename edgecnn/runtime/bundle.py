@@ -17,14 +17,26 @@ from edgecnn.errors import (
     BundleError,
     BundleMissingError,
     BundleUnverifiedError,
+    EngineMisfitError,
     UserError,
 )
 from edgecnn.runtime.checks import regular_file
-from edgecnn.runtime.choice import BACKENDS, Choice, Options, Target, choose, default_variant, slower
+from edgecnn.runtime.choice import (
+    BACKENDS,
+    ENGINE_BACKENDS,
+    Choice,
+    Options,
+    Target,
+    choose,
+    choose_engine,
+    default_variant,
+    slower,
+)
 from edgecnn.runtime.manifest import MANIFEST, Manifest, Variant
 from edgecnn.runtime.openvino import OpenVinoOptions, OpenVinoSession
 from edgecnn.runtime.ort import OrtOptions, OrtSession
 from edgecnn.runtime.session import Array, Session
+from edgecnn.runtime.tensorrt import TensorRtFlavour, TensorRtOptions, TensorRtSession
 from edgecnn.spec import ModelSpec, Preprocess
 
 __all__ = ["GOLDEN", "PARITY", "RANGES", "Bundle", "load"]
@@ -134,14 +146,20 @@ class Bundle:
         return default_variant(self.variants, target)
 
     def choose(self, variant: str | None = None, backend: str | None = None, options: Options | None = None) -> Choice:
-        """Return the variant and backend that :meth:`session` runs; see :func:`edgecnn.runtime.choice.choose`.
+        """Return the variant and backend that :meth:`session` runs; see :func:`edgecnn.runtime.choice.choose` and
+        :func:`~edgecnn.runtime.choice.choose_engine`.
 
         Raises:
-            UserError: an unknown variant or backend, or options of another backend.
+            UserError: an unknown variant or backend, options of another backend, or no engine for it.
         """
         if variant is not None:
             self.variant(variant)
-        return choose(self.variants, variant, backend, options)
+        engine = choose_engine(self.variants, self.manifest.engines, variant, backend, options)
+        return engine or choose(self.variants, variant, backend, options)
+
+    def engine_variants(self, flavour: str) -> tuple[str, ...]:
+        """Return the variants that have an engine of a flavour."""
+        return tuple(name for name in self.variants if f"{name}.{flavour}" in self.manifest.engines)
 
     def alarms(self) -> tuple[str, ...]:
         """Return why the bundle's predictions must not be relied on, one line each; empty when there is no reason."""
@@ -208,15 +226,35 @@ class Bundle:
                 f"{self.path}: variant {choice.variant} failed verification{where} when it was written (see {PARITY}); "
                 "loading it all the same needs allow_unverified=True"
             )
-        session = _start(self.path / chosen.file, choice.backend, options)
+        file = chosen.file
+        if choice.backend in ENGINE_BACKENDS:
+            file = self.manifest.engines[f"{choice.variant}.{choice.backend}"].file
+            session: Session = self._engine_session(choice, options)
+        else:
+            session = _start(self.path / file, choice.backend, options)
         for kind, found, wanted in (
             ("inputs", session.inputs, chosen.inputs),
             ("outputs", session.outputs, chosen.outputs),
         ):
             if [(s.name, s.dtype, len(s.shape)) for s in found] != [(s.name, s.dtype, len(s.shape)) for s in wanted]:
                 session.close()
-                raise BundleCorruptError(f"{self.path}: {chosen.file} has other {kind} than the manifest says")
+                raise BundleCorruptError(f"{self.path}: {file} has other {kind} than the manifest says")
         return session
+
+    def _engine_session(self, choice: Choice, options: Options | None) -> TensorRtSession:
+        """Load an engine, or what ``rebuild`` gives where it does not fit this device."""
+        record = self.manifest.engines[f"{choice.variant}.{choice.backend}"]
+        own = options if isinstance(options, TensorRtOptions) else TensorRtOptions(flavour=_flavour(choice.backend))
+        try:
+            return TensorRtSession(self.path / record.file, own, record.facts)
+        except EngineMisfitError as error:
+            if own.rebuild is None:
+                text = str(error).replace("edgecnn build BUNDLE", f"edgecnn build {self.path}")
+                raise EngineMisfitError(
+                    f"{text}; or load it with TensorRtOptions(rebuild=edgecnn.pipeline.engines.rebuilt)"
+                ) from None
+            path, facts = own.rebuild(self.path, choice.variant, own)
+        return TensorRtSession(path, own, facts)
 
     def _listed(self, name: str) -> None:
         """Check that an optional file belongs to the bundle, so that its hash was checked."""
@@ -257,19 +295,25 @@ def load(
         path: the bundle's folder.
         variant: ``fp32``, ``fp16``, ``int8``, ``int8-fp16`` or ``int8-cpu``; by default what :meth:`Bundle.choose` chooses.
         backend: ``onnxruntime``, ``openvino``, or by default ``auto``: whichever runs the variant faster, by what was measured when
-            the bundle was written; onnxruntime where nothing was.
+            the bundle was written; onnxruntime where nothing was. ``tensorrt`` and ``tensorrt-rtx`` run the variant's engine.
         allow_unverified: load a bundle or variant whose verification failed.
-        options: :class:`~edgecnn.runtime.ort.OrtOptions` or :class:`~edgecnn.runtime.openvino.OpenVinoOptions`, which choose
-            their backend, or :class:`~edgecnn.runtime.choice.AutoOptions`.
+        options: :class:`~edgecnn.runtime.ort.OrtOptions`, :class:`~edgecnn.runtime.openvino.OpenVinoOptions` or
+            :class:`~edgecnn.runtime.tensorrt.TensorRtOptions`, which choose their backend, or :class:`~edgecnn.runtime.choice.AutoOptions`.
 
     Raises:
         BundleError: as :meth:`Bundle.open`.
-        UserError: an unknown variant or backend, or options of another backend.
+        UserError: an unknown variant or backend, options of another backend, or no engine of the variant.
+        EngineMisfitError: the engine is of another version, GPU or platform; the message holds the command that rebuilds it.
         BackendError: the backend refuses the model.
         MissingDependencyError: the backend is not installed.
     """
     bundle = Bundle.open(path, allow_unverified=allow_unverified)
     return bundle.session(variant, backend, allow_unverified=allow_unverified, options=options)
+
+
+def _flavour(backend: str) -> TensorRtFlavour:
+    """Return an engine's backend as what it is."""
+    return "tensorrt" if backend == "tensorrt" else "tensorrt-rtx"
 
 
 def _start(model: Path, backend: str, options: Options | None) -> Session:

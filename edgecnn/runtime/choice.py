@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,15 +13,21 @@ from edgecnn.runtime.manifest import Variant
 from edgecnn.runtime.openvino import OpenVinoOptions
 from edgecnn.runtime.ort import OrtOptions
 from edgecnn.runtime.session import check_count
+from edgecnn.runtime.tensorrt import TensorRtOptions
 
-__all__ = ["BACKENDS", "AutoOptions", "Choice", "Options", "Target", "choose", "default_variant", "slower", "target_of"]
+__all__ = ["BACKENDS", "ENGINE_BACKENDS", "AutoOptions", "Choice", "Options", "Target", "choose", "choose_engine", "default_variant",
+           "slower", "target_of"]  # fmt: skip
 
 BACKENDS = ("onnxruntime", "openvino")
-"""Most preferred first."""
+"""Those that run a bundle's graphs, most preferred first."""
+
+ENGINE_BACKENDS = ("tensorrt", "tensorrt-rtx")
+"""Those that run its engines: never chosen unless they are asked for."""
 
 _PREFERENCE = {
     "cpu": ("int8-cpu", "fp32", "fp16", "int8", "int8-fp16"),
     "gpu": ("fp16", "fp32", "int8-fp16", "int8", "int8-cpu"),
+    "engine": ("int8-fp16", "int8", "fp16", "fp32"),
 }
 _EXACT_FIRST = ("fp32", "fp16", "int8", "int8-cpu", "int8-fp16")
 _CLEARLY = 0.95
@@ -45,7 +51,7 @@ class AutoOptions:
         check_count("any backend", "threads", self.threads)
 
 
-Options = OrtOptions | OpenVinoOptions | AutoOptions
+Options = OrtOptions | OpenVinoOptions | TensorRtOptions | AutoOptions
 """Options of one backend choose that backend."""
 
 
@@ -99,6 +105,42 @@ def choose(
     return next(one for one in candidates if _CLEARLY * (_ratio(variants, one) or 0.0) <= best)
 
 
+def choose_engine(
+    variants: Mapping[str, Variant],
+    engines: Collection[str],
+    variant: str | None = None,
+    backend: str | None = None,
+    options: Options | None = None,
+) -> Choice | None:
+    """Choose among a bundle's engines, if an engine's backend or its options ask for one; None leaves it to :func:`choose`.
+
+    Without a variant it is the verified one of the lowest precision, since that is what was exported for; nothing was measured.
+
+    Args:
+        variants: of the bundle; ``variant`` is one of them.
+        engines: names, ``<variant>.<flavour>``.
+        variant, backend, options: the caller's.
+
+    Raises:
+        UserError: options of another backend, or no such engine.
+    """
+    wanted = options.flavour if isinstance(options, TensorRtOptions) else backend
+    if wanted not in ENGINE_BACKENDS:
+        return None
+    if backend not in (None, "auto", wanted) or not isinstance(options, TensorRtOptions | AutoOptions | None):
+        raise UserError(f"backend {backend!r} was given {type(options).__name__}, which are another one's options")
+    there = [name for name in (*_PREFERENCE["engine"], *variants) if f"{name}.{wanted}" in engines]
+    if variant in there or (there and variant is None):
+        verified = [name for name in there if variants[name].verified]
+        return Choice(variant or (verified or there)[0], wanted)
+    asked = "no engine" if variant is None else f"no engine of {variant}"
+    held = f"; it has {', '.join(engines)}" if engines else ""
+    more = f" --variant {variant}" if variant else ""
+    raise UserError(
+        f"the bundle has {asked} for {wanted}{held}: build one with 'edgecnn build BUNDLE --target {wanted}{more}'"
+    )
+
+
 def default_variant(variants: Mapping[str, Variant], target: Target = "cpu") -> str:
     """Return the variant to run on onnxruntime when none was asked for.
 
@@ -133,7 +175,7 @@ def target_of(providers: Iterable[str]) -> Target:
 def _backends(backend: str | None, options: Options | None) -> Sequence[str]:
     """Return the backends to choose from: the one that was asked for, or those that are installed."""
     if backend not in (None, "auto", *BACKENDS):
-        raise UserError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}, auto")
+        raise UserError(f"backend {backend!r} is not one of {', '.join((*BACKENDS, *ENGINE_BACKENDS))}, auto")
     wanted = None if backend == "auto" else backend
     own = "onnxruntime" if isinstance(options, OrtOptions) else "openvino"
     if options is not None and not isinstance(options, AutoOptions):

@@ -166,7 +166,7 @@ def softmax(logits: Array) -> NDArray[np.float64]:
 def run_pixels(session: Session, pixels: NDArray[np.uint8], preprocess: Preprocess) -> Array:
     """Run fitted pixels through a session, normalising them unless its graph does (a uint8 input).
 
-    A static batch is filled up with copies of the last picture, whose results are dropped.
+    A static batch, or one below the least that an engine takes, is filled up with copies of the last picture, whose results are dropped.
 
     Args:
         session: one input, float32 (N, C, H, W) or uint8 (N, H, W, C); its first output is returned.
@@ -181,7 +181,7 @@ def run_pixels(session: Session, pixels: NDArray[np.uint8], preprocess: Preproce
     """
     spec, output = session.inputs[0], session.outputs[0].name
     rows: list[Array] = []
-    for chunk, count in _batches(pixels, spec.shape[0]):
+    for chunk, count in _batches(pixels, session):
         array = chunk if spec.dtype == "uint8" else normalize(chunk, preprocess)
         result = session.run({spec.name: array}, [output])[output]
         if result.ndim != 2 or len(result) != len(chunk):
@@ -190,12 +190,14 @@ def run_pixels(session: Session, pixels: NDArray[np.uint8], preprocess: Preproce
     return np.concatenate(rows)
 
 
-def _batches(pixels: NDArray[np.uint8], batch: int | str) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """Cut pixels into what a graph takes: all of them for a dynamic batch, filled-up chunks for a static one."""
-    if isinstance(batch, str):
+def _batches(pixels: NDArray[np.uint8], session: Session) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    """Cut pixels into what a session takes: all of them for a dynamic batch without limits, else filled-up chunks."""
+    batch = session.inputs[0].shape[0]
+    least, size = (session.least_batch, session.largest_batch) if isinstance(batch, str) else (batch, batch)
+    if not size:
         yield pixels, len(pixels)
         return
-    for start in range(0, len(pixels), batch):
-        chunk = pixels[start : start + batch]
-        missing = batch - len(chunk)
-        yield (np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]) if missing else chunk), len(chunk)
+    for start in range(0, len(pixels), size):
+        chunk = pixels[start : start + size]
+        missing = least - len(chunk)
+        yield (np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]) if missing > 0 else chunk), len(chunk)

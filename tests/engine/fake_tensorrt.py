@@ -7,15 +7,19 @@ show is how TensorRT behaves: which kernels it takes, and what its plans hold.
 
 from __future__ import annotations
 
+import ast
 import enum
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import onnx
+
+from edgecnn.runtime import OrtSession
 
 HERE = Path(__file__).parent
 VERSIONS = tuple(sorted(path.stem.removeprefix("tensorrt-") for path in (HERE / "api").glob("*.json")))
@@ -43,6 +47,11 @@ class Guarded:
         if not name.startswith("_") and name not in object.__getattribute__(self, "_has"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return object.__getattribute__(self, name)
+
+
+GRAPHS: dict[str, bytes] = {}
+"""What the parser read, by digest: the plans name it."""
+PLAN = re.compile(rb"plan ([0-9a-f]{64}) \d+ \[.*?\] (\[.*\])")
 
 
 class Memory(bytes):
@@ -208,6 +217,8 @@ class OnnxParser(Guarded):
             kind = getattr(module.LayerType, KINDS[node.op_type])
             reads = [tensor(name) if name else None for name in node.input[:2]]
             self._network._layers.append(module.ILayer(node.name, kind, reads, [tensor(node.output[0])]))
+        content = Path(model).read_bytes()
+        GRAPHS[hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()] = content
         self._network._digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
         return True
 
@@ -271,20 +282,136 @@ class EngineInspector(Guarded):
 
 
 class ICudaEngine(Guarded):
-    """A loaded plan."""
+    """A loaded plan: the graph that it was built from, on onnxruntime, with the shapes that it was built for."""
+
+    def __init__(self, plan: bytes = b"") -> None:
+        self._session: Any = None
+        found = PLAN.fullmatch(plan)
+        if found is None:
+            return
+        self._session = OrtSession(GRAPHS[found[1].decode()])
+        self._profile = ast.literal_eval(found[2].decode())[0]
+        self._ports = {port.name: port for port in (*self._session.inputs, *self._session.outputs)}
+
+    num_io_tensors = property(lambda self: len(self._ports))
 
     def create_engine_inspector(self) -> Any:
         return self._module.EngineInspector()
 
+    def get_tensor_name(self, index: int) -> str:
+        return str(list(self._ports)[index])
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return self._module.TensorIOMode.INPUT if name in self._profile else self._module.TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        kinds = {"float32": "FLOAT", "float16": "HALF", "uint8": "UINT8"}
+        return self._module.DataType[kinds[self._ports[name].dtype]]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(dim if isinstance(dim, int) else -1 for dim in self._ports[name].shape)
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+        assert profile_index == 0
+        return list(self._profile[name])
+
+    def create_runtime_config(self) -> Any:
+        return self._module.IRuntimeConfig()
+
+    def create_execution_context(self, runtime_config: Any = None) -> Any:
+        if self._module.no_context:
+            self._module.complain("CUDA out of memory in createExecutionContext")
+            return None
+        self._module.contexts.append(self._module.IExecutionContext(self, runtime_config))
+        return self._module.contexts[-1]
+
+
+class IExecutionContext(Guarded):
+    """Runs a plan: what it reads and writes is the fake CUDA's device memory, when the stream gets there."""
+
+    def __init__(self, engine: Any, config: Any) -> None:
+        self._engine, self._config = engine, config
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        low, _, high = self._engine._profile[name]
+        if not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
+            return False
+        self._shapes[name] = tuple(shape)
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        batch = next(iter(self._shapes.values()))[0] if self._shapes else -1
+        return self._shapes.get(name) or (batch, *self._engine.get_tensor_shape(name)[1:])
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        self._addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        module, engine = self._module, self._engine
+        assert set(self._addresses) == set(engine._ports), "every tensor must have an address"
+        if module.run_failure:
+            module.complain(module.run_failure)
+            return False
+        shapes, addresses = dict(self._shapes), dict(self._addresses)
+
+        def kernel() -> None:
+            ports = engine._ports
+            feed = {name: module.cuda.read(addresses[name], shape, ports[name].dtype) for name, shape in shapes.items()}
+            for name, result in engine._session.run(feed).items():
+                module.cuda.write(addresses[name], module.change(result))
+
+        module.cuda.enqueue(stream_handle, kernel)
+        return True
+
+
+class IRuntimeCache(Guarded):
+    """A cache that grows by an entry a session."""
+
+    def __init__(self) -> None:
+        self._content = b"rtx;"
+
+    def serialize(self) -> Memory:
+        return Memory(self._content + b"kernel;")
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not bytes(blob).startswith(b"rtx;"):
+            return False
+        self._content = bytes(blob)
+        return True
+
+
+class IRuntimeConfig(Guarded):
+    """Holds a cache."""
+
+    def create_runtime_cache(self) -> Any:
+        return self._module.IRuntimeCache()
+
+    def set_runtime_cache(self, cache: Any) -> bool:
+        self._cache = cache
+        return True
+
 
 class Runtime(Guarded):
-    """Loads plans, where the test gives something to inspect."""
+    """Loads plans that the fake's builder made."""
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
+        self._module.runtimes.append(self)
+
+    def get_plugin_registry(self) -> Any:
+        return self._module.IPluginRegistry()
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> Any:
-        return self._module.ICudaEngine() if self._module.inspection else None
+        plan = bytes(serialized_engine)
+        if self._module.inspection:
+            return self._module.ICudaEngine()
+        if PLAN.fullmatch(plan) is None or self._module.cuda is None:
+            self._module.complain("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (magicTag mismatch)")
+            return None
+        return self._module.ICudaEngine(plan)
 
 
 class ILogger:
@@ -296,9 +423,9 @@ class IProgressMonitor:
 
 
 CLASSES = (ITensor, ILayer, INetworkDefinition, IOptimizationProfile, ITimingCache, IBuilderConfig, ParserError, OnnxParser,
-           IPluginRegistry, Builder, EngineInspector, ICudaEngine, Runtime)  # fmt: skip
+           IPluginRegistry, Builder, EngineInspector, ICudaEngine, IExecutionContext, Runtime)  # fmt: skip
 ENUMERATIONS = ("BuilderFlag", "DataType", "DeviceType", "HardwareCompatibilityLevel", "LayerInformationFormat", "LayerType",
-                "MemoryPoolType", "NetworkDefinitionCreationFlag", "ProfilingVerbosity")  # fmt: skip
+                "MemoryPoolType", "NetworkDefinitionCreationFlag", "ProfilingVerbosity", "TensorIOMode")  # fmt: skip
 
 
 def fake(version: str, *, inspection: Mapping[str, Any] | str = "", failure: str = "", no_gpu: bool = False) -> Any:
@@ -321,4 +448,19 @@ def fake(version: str, *, inspection: Mapping[str, Any] | str = "", failure: str
         setattr(module, name, enum.IntEnum(name, sorted(names[name]), start=0))
     module.inspection = json.dumps(inspection) if isinstance(inspection, Mapping) else inspection
     module.failure, module.no_gpu, module.configs, module.loaded = failure, no_gpu, [], []
+    module.cuda, module.runtimes, module.contexts, module.no_context, module.run_failure = None, [], [], False, ""
+    module.change = lambda array: array
+    module.complain = lambda text: module.runtimes[-1]._logger.log(SimpleNamespace(name="ERROR"), text)
+    return module
+
+
+def fake_rtx() -> Any:
+    """Return TensorRT-RTX's runtime: the names of the real module, which must be installed, over the same fakes."""
+    import tensorrt_rtx
+
+    module = fake(VERSIONS[-1])
+    module.__name__, module.__version__ = "tensorrt_rtx", tensorrt_rtx.__version__
+    for base in (*CLASSES, IRuntimeCache, IRuntimeConfig):
+        has = frozenset(dir(getattr(tensorrt_rtx, base.__name__)))
+        setattr(module, base.__name__, type(base.__name__, (base,), {"_has": has, "_module": module}))
     return module

@@ -17,11 +17,12 @@ SOURCES = ("python/src/infer/pyCore.cpp", "python/src/infer/pyGraph.cpp", "pytho
            "python/src/infer/pyPlugin.cpp", "python/src/infer/pyInt8.cpp", "python/src/parsers/pyOnnx.cpp")  # fmt: skip
 CLASSES = (
     "Builder", "BuilderFlag", "DataType", "DeviceType", "EngineInspector", "HardwareCompatibilityLevel", "IBuilderConfig", "ICudaEngine",
+    "IExecutionContext",
     "IHostMemory", "ILayer", "INetworkDefinition", "IOptimizationProfile", "IPluginRegistry", "IProgressMonitor", "ITensor",
     "ITimingCache", "LayerInformationFormat", "LayerType", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError",
-    "ProfilingVerbosity", "Runtime", "ComputeCapability", "IInt8EntropyCalibrator2",
+    "ProfilingVerbosity", "Runtime", "TensorIOMode", "ComputeCapability", "IInt8EntropyCalibrator2",
 )  # fmt: skip
-"""What the builder touches, and what it must not miss when it goes."""
+"""What the builder and the session touch, and what it must not miss when it goes."""
 
 START = re.compile(r'py::(?:class_|enum_)<.*?>\s*\(\s*\w+,\s*"(\w+)"', re.DOTALL)
 MEMBER = re.compile(

@@ -131,7 +131,9 @@ def test_options_of_a_backend_choose_it(tmp_path: Path) -> None:
 
 def test_unknown_names(tmp_path: Path) -> None:
     found = bundle(tmp_path, MEASURED)
-    with pytest.raises(UserError, match="backend 'tflite' is not one of onnxruntime, openvino, auto"):
+    with pytest.raises(
+        UserError, match="backend 'tflite' is not one of onnxruntime, openvino, tensorrt, tensorrt-rtx, auto"
+    ):
         found.choose(backend="tflite")
     with pytest.raises(UserError, match="has no variant 'int4'"):
         found.choose("int4")

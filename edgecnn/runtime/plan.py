@@ -1,0 +1,113 @@
+"""Whether a plan fits where it is to be loaded, decided from the manifest before TensorRT is given a byte of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgecnn.artifacts import EngineFacts
+from edgecnn.errors import EngineMisfitError, UserError
+from edgecnn.runtime.trt_api import spoken
+
+__all__ = ["check_device", "check_package", "check_plugins", "rebuild_line", "shape_misfit"]
+
+_AMPERE = (8, 0)
+
+
+def rebuild_line(facts: EngineFacts, bundle: str = "BUNDLE") -> str:
+    """Return the command that builds a plan again, for the device that it is run on."""
+    batch = facts.options.get("batch")
+    size = f" --batch {batch}" if batch else ""
+    return f"edgecnn build {bundle} --target {facts.flavour} --variant {facts.precision}{size}"
+
+
+def check_package(facts: EngineFacts, version: str, where: str, *, host_code: bool = False) -> None:
+    """Check what needs no GPU: version, platform, and what the session cannot do.
+
+    Args:
+        facts: of the plan.
+        version: of the installed package.
+        where: the plan's file, for messages.
+        host_code: whether code of the plan may run on the host.
+
+    Raises:
+        EngineMisfitError: it was built with another version, or on another platform.
+        UserError: its weights were stripped, or it brings code that ``host_code`` does not allow.
+    """
+    name, here = spoken(facts.flavour), f"{platform.system().lower()}-{platform.machine().lower()}"
+    if facts.platform and facts.platform != here:
+        raise EngineMisfitError(
+            f"{where} was built on {facts.platform}, and this is {here}; here, run: {rebuild_line(facts)}"
+        )
+    portable = bool(facts.options.get("version_compatible"))
+    if version != facts.version and not (portable and _later(version, facts.version)):
+        also = f" or a later {facts.version.partition('.')[0]}" if portable else ""
+        raise EngineMisfitError(
+            f"{where} needs {name} {facts.version}{also}, and {version} is installed here: install that version, or run: "
+            f"{rebuild_line(facts)}"
+        )
+    if facts.options.get("strip_weights"):
+        raise UserError(
+            f"{where} has no weights (it was built with --strip-weights), and this session does not refit: build without it"
+        )
+    if portable and not host_code:
+        raise UserError(
+            f"{where} is version-compatible: it brings code that runs on the host; if you trust it, load it with "
+            "TensorRtOptions(allow_host_code=True)"
+        )
+
+
+def check_device(facts: EngineFacts, compute_capability: str, where: str) -> None:
+    """Check the GPU. Raises EngineMisfitError: the plan was built for others."""
+    if compute_capability in facts.compute_capabilities or not facts.compute_capabilities:
+        return
+    if facts.options.get("hardware") == "ampere+" and _numbers(compute_capability) >= _AMPERE:
+        return
+    wanted = ", ".join(facts.compute_capabilities)
+    gpu = f" --gpu {compute_capability}" if facts.flavour == "tensorrt-rtx" else ""
+    raise EngineMisfitError(
+        f"{where} needs a GPU of compute capability {wanted}, and this one has {compute_capability}; run: {rebuild_line(facts)}{gpu}"
+    )
+
+
+def check_plugins(facts: EngineFacts, plugins: Sequence[Path], where: str) -> None:
+    """Check that the libraries of the plan's own operators are given. Raises UserError."""
+    given = {path.name for path in plugins}
+    missing = [str(name) for name in facts.options.get("plugins", ()) if str(name) not in given]
+    if missing:
+        raise UserError(
+            f"{where} was built with the plugin library {missing[0]}, which holds operators that it runs: give it with "
+            "TensorRtOptions(plugins=...)"
+        )
+    for path in plugins:
+        if not path.is_file():
+            raise UserError(f"no plugin library at {path}")
+
+
+def shape_misfit(
+    name: str, shape: Sequence[int], profile: Sequence[Sequence[int]], *, where: str, rebuild: str
+) -> UserError | None:
+    """Return the refusal of a shape outside of the plan's profile, or None where it fits."""
+    low, best, high = profile
+    if all(least <= dim <= most for least, dim, most in zip(low, shape, high, strict=True)):
+        return None
+    return UserError(
+        f"input {name!r} has shape {list(shape)}, outside of what {where} was built for: least {list(low)}, best {list(best)}, "
+        f"most {list(high)}; run other batches, or build for them: {rebuild}"
+    )
+
+
+def _later(found: str, wanted: str) -> bool:
+    """Whether a version is of the same major one, and no older."""
+    return _numbers(found)[:1] == _numbers(wanted)[:1] and _numbers(found) >= _numbers(wanted)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version."""
+    numbers = []
+    for part in version.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)

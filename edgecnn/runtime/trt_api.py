@@ -1,0 +1,149 @@
+"""What running a plan touches of TensorRT's Python API, as types, and its one logger. Every member is in 10, in 11 and in TensorRT-RTX.
+
+A test compares these types with the names recorded from each version, and with the real TensorRT-RTX; what RTX alone has stands apart.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from edgecnn.errors import MissingDependencyError
+from edgecnn.optional import install_line, need
+
+__all__ = ["MODULES", "ContextLike", "EngineLike", "PluginsLike", "RtxEngine", "RtxRuntimeCache", "RtxRuntimeConfig", "RuntimeLike",
+           "collected", "logger_of", "module_of", "spoken"]  # fmt: skip
+
+MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+"""Flavour -> module."""
+
+log = logging.getLogger("edgecnn.engine")
+log.addHandler(logging.NullHandler())  # TensorRT's warnings are for applications that configure logging, not for stderr
+
+
+class PluginsLike(Protocol):
+    """``IPluginRegistry``."""
+
+    def load_library(self, plugin_path: str) -> Any: ...
+
+
+class ContextLike(Protocol):
+    """``IExecutionContext``."""
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool: ...
+    def get_tensor_shape(self, name: str) -> Any: ...
+    def set_tensor_address(self, name: str, memory: int) -> bool: ...
+    def execute_async_v3(self, stream_handle: int) -> bool: ...
+
+
+class EngineLike(Protocol):
+    """``ICudaEngine``; open dimensions are -1."""
+
+    num_io_tensors: int
+
+    def get_tensor_name(self, index: int) -> str: ...
+    def get_tensor_mode(self, name: str) -> Any: ...
+    def get_tensor_dtype(self, name: str) -> Any: ...
+    def get_tensor_shape(self, name: str) -> Any: ...
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> Any: ...
+    def create_execution_context(self) -> ContextLike | None: ...
+
+
+class RuntimeLike(Protocol):
+    """``Runtime``."""
+
+    DLA_core: int
+    engine_host_code_allowed: bool
+
+    def deserialize_cuda_engine(self, serialized_engine: Any) -> EngineLike | None: ...
+    def get_plugin_registry(self) -> PluginsLike: ...
+
+
+class RtxRuntimeCache(Protocol):
+    """``IRuntimeCache``: the kernels that TensorRT-RTX compiled on this device."""
+
+    def serialize(self) -> Any: ...
+    def deserialize(self, blob: Any) -> bool: ...
+
+
+class RtxRuntimeConfig(Protocol):
+    """``IRuntimeConfig``, as TensorRT-RTX has it."""
+
+    def create_runtime_cache(self) -> RtxRuntimeCache: ...
+    def set_runtime_cache(self, cache: RtxRuntimeCache) -> bool: ...
+
+
+class RtxEngine(Protocol):
+    """What TensorRT-RTX's ``ICudaEngine`` has."""
+
+    def create_runtime_config(self) -> RtxRuntimeConfig: ...
+    def create_execution_context(self, runtime_config: RtxRuntimeConfig) -> ContextLike | None: ...
+
+
+def spoken(flavour: str) -> str:
+    """Return the name as its makers write it."""
+    return "TensorRT" if flavour == "tensorrt" else "TensorRT-RTX"
+
+
+def module_of(flavour: str, member: str) -> ModuleType:
+    """Import a flavour, which must have ``member``: a package of type stubs leaves a folder that imports as an empty module.
+
+    Raises:
+        MissingDependencyError: it is not installed, or cannot be imported.
+    """
+    name = MODULES[flavour]
+    module = need(name)
+    if not hasattr(module, member):
+        raise MissingDependencyError(f"this needs {name}, which is not installed: {install_line(name)}")
+    return module
+
+
+_loggers: WeakKeyDictionary[ModuleType, Any] = WeakKeyDictionary()
+
+
+def logger_of(module: ModuleType) -> Any:
+    """Return the module's one logger: TensorRT keeps the first it is given and ignores others (it says so in a warning)."""
+    if module not in _loggers:
+        _loggers[module] = _make_logger(module)
+    return _loggers[module]
+
+
+@contextmanager
+def collected(logger: Any) -> Iterator[list[str]]:
+    """Collect the errors that are logged meanwhile."""
+    logger.errors, logger.seen = [], set()
+    yield logger.errors
+
+
+def _make_logger(module: ModuleType) -> Any:
+    """Return a logger that hands TensorRT's messages to ``logging``, and keeps errors for whoever collects them."""
+    base: Any = module.ILogger
+    levels = {
+        "INTERNAL_ERROR": logging.ERROR,
+        "ERROR": logging.ERROR,
+        "WARNING": logging.WARNING,
+        "INFO": logging.DEBUG,
+    }
+
+    class Logger(base):  # type: ignore[misc]
+        """Routes; TensorRT's information is our debugging, and its verbose messages are left out."""
+
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.errors: list[str] = []
+            self.seen: set[str] = set()
+
+        def log(self, severity: Any, msg: str) -> None:
+            level = levels.get(severity.name)
+            if level is None or msg in self.seen:  # some are repeated for every layer
+                return
+            self.seen.add(msg)
+            log.log(min(level, logging.WARNING), "%s", msg)  # an error becomes an exception with its text
+            if level == logging.ERROR:
+                self.errors.append(msg)
+
+    return Logger()

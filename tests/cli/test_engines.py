@@ -1,0 +1,230 @@
+"""A bundle's engines through ``load`` and the commands that run a bundle, on TensorRT and CUDA as they are not here."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_tools import Cli
+from PIL import Image
+from tiny_bundle import photos, write_model, write_tiny
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
+
+import fake_tensorrt
+from fake_cuda import FakeCuda
+
+from edgecnn.artifacts import cache_dir
+from edgecnn.engine import Batch, BuildConfig
+from edgecnn.engine.device import Device
+from edgecnn.errors import BundleCorruptError, EngineMisfitError, UserError
+from edgecnn.pack import VariantContents
+from edgecnn.pipeline.engines import build_into, rebuilt
+from edgecnn.runtime import Bundle, Classifier, OrtOptions, TensorRtOptions, TensorRtSession, load
+
+ORIN = Device(name="Orin", compute_capability="8.7", memory=32 << 30, driver_cuda="12.6")
+X = np.random.default_rng(1).standard_normal((3, 3, 32, 32)).astype(np.float32)
+
+
+class Machine:
+    """A machine with TensorRT and a GPU."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+        self.patch, self.cuda = monkeypatch, FakeCuda()
+        for name, module in self.cuda.modules().items():
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setenv("EDGECNN_CACHE", str(cache))
+        self.module: Any = None
+        self.become("10.3.0")
+
+    def become(self, version: str, device: Device = ORIN) -> None:
+        """Install another version, or another GPU."""
+        self.module = fake_tensorrt.fake(version)
+        self.module.cuda = self.cuda
+        self.cuda.compute_capability = device.compute_capability
+        self.patch.setitem(sys.modules, "tensorrt", self.module)
+        self.patch.setattr("edgecnn.engine.builder.device", lambda: device)
+        self.patch.setattr("edgecnn.pipeline.engines.device", lambda: device)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    return Machine(monkeypatch, tmp_path / "cache")
+
+
+@pytest.fixture
+def bundle(machine: Machine, tmp_path: Path) -> Bundle:
+    """Return a bundle of fp32, int8 and int8-cpu, the first two with engines for batches of 2 to 4."""
+    names = ("fp32", "int8", "int8-cpu")
+    packed = [VariantContents(model=write_model(tmp_path, name), verified=True) for name in names]
+    written = write_tiny(tmp_path, variants=packed)
+    return build_into(written, BuildConfig(target="tensorrt", batch=Batch(2, 3, 4))).bundle
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    (tmp_path / "pictures").mkdir()
+    path = tmp_path / "pictures" / "a.png"
+    Image.fromarray(photos()[0]).save(path)
+    return path
+
+
+def expected(bundle: Bundle) -> np.ndarray:
+    with load(bundle.path, "fp32", "onnxruntime") as session:
+        return session.run({"input": X})["logits"]
+
+
+def test_load_runs_the_engine_of_a_variant(bundle: Bundle) -> None:
+    for arguments, options in (
+        (("int8", "tensorrt"), None),
+        ((None, "tensorrt"), None),
+        (("fp32", None), TensorRtOptions(contexts=2)),
+    ):
+        with load(bundle.path, *arguments, options=options) as session:
+            assert isinstance(session, TensorRtSession)
+            np.testing.assert_allclose(session.run({"input": X})["logits"], expected(bundle), atol=1e-5)
+    assert str(bundle.choose(backend="tensorrt")) == "int8 on tensorrt"
+    assert bundle.choose().backend != "tensorrt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "match"),
+    [
+        (
+            ("int8-cpu", "tensorrt"),
+            None,
+            r"has no engine of int8-cpu for tensorrt; it has fp32\.tensorrt, int8\.tensorrt: build one with ",
+        ),
+        (
+            (None, "tensorrt-rtx"),
+            None,
+            r"has no engine for tensorrt-rtx; .*'edgecnn build BUNDLE --target tensorrt-rtx'",
+        ),
+        ((None, "tensorrt"), OrtOptions(), "'tensorrt' was given OrtOptions, which are another one's"),
+        ((None, "openvino"), TensorRtOptions(), "'openvino' was given TensorRtOptions, which are another one's"),
+    ],
+)
+def test_what_cannot_be_chosen(bundle: Bundle, arguments: tuple[Any, ...], options: Any, match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        load(bundle.path, *arguments, options=options)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [(lambda b: b[:-3], "has .* bytes, and had"), (lambda b: b[:-1] + b"x", "was changed after it was written")],
+)
+def test_a_plan_that_was_cut_or_changed_is_refused(bundle: Bundle, change: Any, match: str) -> None:
+    path = bundle.path / "engine.int8.tensorrt.plan"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(BundleCorruptError, match=match):
+        load(bundle.path, backend="tensorrt")
+
+
+def test_pictures_go_in_batches_that_the_engine_takes(bundle: Bundle) -> None:
+    with Classifier(bundle, "fp32", "onnxruntime") as classify:
+        want = classify.probabilities(photos(7))
+    with Classifier(bundle, "fp32", "tensorrt") as classify:
+        for count in (7, 5, 1):
+            np.testing.assert_allclose(classify.probabilities(photos(7)[:count]), want[:count], atol=1e-6)
+
+
+def test_a_plan_that_does_not_fit_says_how_to_rebuild_it(bundle: Bundle, machine: Machine) -> None:
+    machine.become("10.16.0")
+    with pytest.raises(EngineMisfitError) as caught:
+        load(bundle.path, backend="tensorrt")
+    assert str(caught.value) == (
+        "engine.int8.tensorrt.plan needs TensorRT 10.3.0, and 10.16.0 is installed here: install that version, or run: "
+        f"edgecnn build {bundle.path} --target tensorrt --variant int8 --batch 2:3:4; or load it with "
+        "TensorRtOptions(rebuild=edgecnn.pipeline.engines.rebuilt)"
+    )
+
+
+def test_a_plan_is_rebuilt_once_and_kept(bundle: Bundle, machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    options = TensorRtOptions(rebuild=rebuilt)
+    before = {path: path.read_bytes() for path in bundle.path.iterdir()}
+
+    def run() -> int:
+        caplog.clear()
+        with load(bundle.path, "int8", options=options) as session:
+            assert (session.least_batch, session.largest_batch) == (2, 4)
+            np.testing.assert_allclose(session.run({"input": X})["logits"], expected(bundle), atol=1e-5)
+        return len(machine.module.configs)
+
+    caplog.set_level(logging.WARNING)
+    machine.become("10.16.0")
+    assert run() == 1
+    assert "the engine of int8 does not fit here, and is built anew for this device into" in caplog.text
+    assert run() == 1
+    assert "the one that was built before is taken" in caplog.text
+    (plan,) = (cache_dir() / "engines").rglob("*.plan")
+    plan.write_bytes(plan.read_bytes()[:-1])
+    assert run() == 2
+    other = Device(name="another", compute_capability="8.6", memory=8 << 30, driver_cuda="12.6")
+    machine.become("10.16.0", other)
+    assert run() == 1
+    assert len(list((cache_dir() / "engines").rglob("*.plan"))) == 2
+    assert {path: path.read_bytes() for path in bundle.path.iterdir()} == before
+
+
+def test_predict(cli: Cli, bundle: Bundle, machine: Machine, picture: Path) -> None:
+    result = cli("predict", bundle.path, picture, "--backend", "tensorrt", "--json")
+    assert (result.document["variant"], result.document["backend"]) == ("int8", "tensorrt")
+    machine.become("11.1.0")
+    result = cli("predict", bundle.path, picture, "--backend", "tensorrt", "--variant", "fp32")
+    assert result.code == 0, result.err
+    assert "the engine of fp32 does not fit here, and is built anew" in result.err
+    assert "--threads is for CPUs" in cli(
+        "predict", bundle.path, picture, "--backend", "tensorrt", "--threads", "2"
+    ).failed(2)
+
+
+def test_verify_compares_engines_with_their_graphs_and_with_pytorch(cli: Cli, bundle: Bundle, machine: Machine) -> None:
+    result = cli("verify", bundle.path, "--backend", "tensorrt", "--json")
+    assert result.code == 0, result.out
+    stages = {stage["name"]: stage for stage in result.document["stages"] if stage["name"] != "preprocess"}
+    ran = {name: stage["backend"] for name, stage in stages.items()}
+    assert list(ran) == ["fp32", "int8", "fp32@tensorrt", "int8@tensorrt"]
+    assert ran["int8@tensorrt"] == ran["fp32@tensorrt"] == "tensorrt"
+    assert ran["int8"] != "tensorrt"
+    assert stages["int8@tensorrt"]["after"] == "int8"
+    against = {one["reference"] for one in stages["int8@tensorrt"]["comparisons"]}
+    assert {"recorded int8", "int8", "fp32"} <= against
+    machine.module.change = lambda array: array[:, ::-1].copy()
+    result = cli("verify", bundle.path, "--backend", "tensorrt", "--json")
+    assert result.code == 3
+    failed = {stage["name"] for stage in result.document["stages"] if not stage["passed"]}
+    assert failed == {"fp32@tensorrt", "int8@tensorrt"}
+
+
+def test_verify_runs_engines_at_both_ends_of_the_profile(cli: Cli, bundle: Bundle, machine: Machine) -> None:
+    assert cli("verify", bundle.path, "--backend", "tensorrt").code == 0
+    seen: set[int] = set()
+
+    def spoil_large(array: np.ndarray) -> np.ndarray:
+        seen.add(len(array))
+        return -array if len(array) == 4 else array
+
+    machine.module.change = spoil_large
+    assert cli("verify", bundle.path, "--backend", "tensorrt").code == 3
+    assert seen == {2, 4}
+
+
+def test_evaluate(cli: Cli, bundle: Bundle, picture: Path) -> None:
+    result = cli("evaluate", bundle.path, "--data", picture.parent, "--backend", "tensorrt")
+    assert result.code == 0, result.err
+    rows = {line.split()[0]: line.split()[-1] for line in result.out.splitlines() if len(line.split()) > 1}
+    assert {name: rows.get(name) for name in ("fp32", "int8", "int8-cpu")} == {
+        "fp32": "tensorrt",
+        "int8": "tensorrt",
+        "int8-cpu": None,
+    }
+
+
+def test_no_driver_is_one_line(cli: Cli, bundle: Bundle, machine: Machine, picture: Path) -> None:
+    machine.cuda.fails = {"cudaGetDeviceCount": "cudaErrorInsufficientDriver"}
+    text = cli("predict", bundle.path, picture, "--backend", "tensorrt").failed(1)
+    assert "there is no NVIDIA GPU with a working driver here (cudaErrorInsufficientDriver)" in text

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgecnn.artifacts import Lineage, OnnxModel
 from edgecnn.errors import BackendError, GraphError, SpecError
-from edgecnn.onnxio import load_ir, save_ir, scratch_file
+from edgecnn.onnxio import load_ir, release_memory, save_ir, scratch_file
 from edgecnn.passes import SIMPLIFICATIONS, OnnxSim, Pass, run_passes
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.ort import OrtOptions, OrtSession
@@ -92,6 +92,7 @@ def simplify(
         UserError: the model cannot be read. OutputError: the file cannot be written.
     """
     config = config or SimplifyConfig()
+    release_memory()  # of what the export left
     work = _Work(load_ir(model.path), model, config.tolerance)
     passes = [SIMPLIFICATIONS[name]() for name in config.passes]
     steps: list[Pass] = [OnnxSim(), *passes] if config.onnxsim else passes

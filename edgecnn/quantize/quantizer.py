@@ -56,12 +56,13 @@ def statistics_for(
         DataError: unusable samples. SpecError: a keep_float pattern finds nothing.
     """
     configs = list(configs)
+    release_memory()  # of graphs before this one
     tensors, means = _needed(model, configs)
     for config in configs:
         if isinstance(config.method, Auto):
             samples = split(samples, config.method.images)[0]
             break
-    release_memory()  # of the graph that was just looked at
+    release_memory()  # of the one that was just looked at
     return collect_statistics(model, samples, tensors, means, cache=cache, threads=threads, progress=progress)
 
 

@@ -131,7 +131,8 @@ class PNorm(Method):
 class Entropy(Method):
     """The symmetric clip whose 8-bit histogram has the least Kullback-Leibler divergence from the original.
 
-    Migacz, "8-bit inference with TensorRT", GTC 2017. Can destroy networks with ReLU6 (see docs): choose by measurement.
+    Migacz, "8-bit inference with TensorRT", GTC 2017. The bin at zero counts as its neighbour does: the zeros of a ReLU are exact
+    in any range, and so many that what is cut off would weigh nothing beside them. Choose by measurement.
     """
 
     levels: int = 128
@@ -140,6 +141,7 @@ class Entropy(Method):
         """Search over clip positions on the histogram of magnitudes."""
         half = len(histogram.counts) // 2
         magnitude = histogram.counts[half:] + histogram.counts[:half][::-1]
+        magnitude[0] = magnitude[1]
         last = int(np.flatnonzero(magnitude)[-1]) + 1
         if last <= self.levels:
             return low, high
@@ -153,7 +155,7 @@ class Entropy(Method):
 class Auto:
     """Not a method but the choice of one, by what each does to the logits of samples that its ranges were not taken from.
 
-    No method is safe everywhere (docs/QUANTIZATION.md, section 3): entropy destroys networks with ReLU6, the extremes destroy those
+    No method is safe everywhere (docs/QUANTIZATION.md, section 4): entropy destroys networks with ReLU6, the extremes destroy those
     with a few outliers.
 
     Attributes:
@@ -188,8 +190,8 @@ class Auto:
 def parse(text: str) -> Method | Auto:
     """Return the method of a command line's ``name[:parameter]``. Raises SpecError that lists the methods."""
     name, _, parameter = text.partition(":")
-    kinds: dict[str, Any] = {"auto": Auto, "minmax": MinMax, "percentile": Percentile, "mse": Mse, "pnorm": PNorm}
-    kinds["entropy"] = Entropy
+    every = (Auto, MinMax, Percentile, Mse, PNorm, Entropy)
+    kinds: dict[str, Any] = {kind.__name__.lower(): kind for kind in every}
     if name not in kinds:
         raise SpecError(
             f"method {text!r} is not one of auto, minmax, percentile[:PERCENT], mse[:STEPS], pnorm[:POWER], entropy"

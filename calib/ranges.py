@@ -11,7 +11,7 @@ from edgecnn.errors import DataError
 
 __all__ = ["FORMAT", "Ranges"]
 
-FORMAT = 2
+FORMAT = 3
 """Version of the arithmetic and of the file; part of the ranges' key."""
 
 

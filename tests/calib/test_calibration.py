@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgecnn.calib import ArrayFile, Histogram, ImageFolder, MinMax, Mse, Percentile, Photos, calibrate, parse
+from edgecnn.calib import ArrayFile, Entropy, Histogram, ImageFolder, MinMax, Mse, Percentile, Photos, calibrate, parse
 from edgecnn.calib.histogram import BINS
 from edgecnn.errors import DataError, SpecError
 from edgecnn.onnxio import open_model
@@ -82,6 +82,17 @@ def test_percentile_leaves_a_heavy_tail_out_and_minmax_keeps_it() -> None:
     histogram.add(values)
     assert MinMax().range_of(histogram, symmetric=False) == (0.0, 1000.0)
     assert Percentile(99.9).range_of(histogram, symmetric=False)[1] < 2
+
+
+@pytest.mark.parametrize("zeros", [0, 200_000])
+def test_entropy_clips_a_tail_whatever_the_share_of_zeros(zeros: int) -> None:
+    values = np.abs(np.random.default_rng(0).laplace(size=50_000)).astype(np.float32)
+    histogram = Histogram()
+    histogram.add(np.concatenate([values, np.zeros(zeros, np.float32)]))
+    low, high = Entropy().range_of(histogram, symmetric=True)
+    assert -low == high
+    # it keeps the bulk, and gives up a few of the largest for finer steps
+    assert np.quantile(values, 0.98) < high < values.max()
 
 
 @pytest.mark.parametrize("text", ["mean", "percentile:x", "percentile:10", "entropy:3"])

@@ -30,6 +30,15 @@ class Part(Samples):
         self.whole, self.numbers = whole, numbers
         self.name = whole.name
 
+    @property
+    def skipped(self) -> int:
+        """Unreadable ones of the whole."""
+        return self.whole.skipped
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        self.whole.skipped = count
+
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self.numbers)
@@ -39,7 +48,6 @@ class Part(Samples):
         for number, feed in enumerate(self.whole):
             if number in self.numbers:
                 yield feed
-        self.skipped = self.whole.skipped
 
     def fingerprint(self) -> str:
         """Return the sha256 of the whole's content and of which are taken."""

@@ -62,10 +62,13 @@ def command(onnx: Path, out: Path, force: bool, as_json: bool, **options: Any) -
                 "sha256": result.model.sha256,
                 "calibration": samples.describe(),
                 "reused": result.ranges.reused,
+                "chosen": None if result.choice is None else result.choice.to_json(),
                 "placement": placement,
             }
         )
         return
+    if result.choice is not None:
+        console().print(str(result.choice), markup=False)
     counts = f"{placement['quantized']} nodes in INT8, {placement['float']} in float"
     console().print(f"{out}: {counts}; the reasons: edgecnn inspect {out}", markup=False)
 

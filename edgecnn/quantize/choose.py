@@ -13,6 +13,7 @@ from edgecnn.artifacts import OnnxModel
 from edgecnn.calib.data import Samples
 from edgecnn.calib.methods import Auto, Method
 from edgecnn.calib.split import split
+from edgecnn.errors import SpecError
 from edgecnn.progress import Progress, silent
 from edgecnn.quantize.config import QuantizeConfig
 from edgecnn.quantize.sensitivity import logits_of
@@ -102,13 +103,18 @@ def choose(
         progress: told about candidates.
 
     Raises:
-        DataError: no sample can be read. GraphError: quantized already, or nothing to quantize.
+        SpecError: statistics of other samples. DataError: no sample can be read.
+        GraphError: quantized already, or nothing to quantize.
     """
     from edgecnn.quantize.quantizer import quantize
 
     auto = config.method
     assert isinstance(auto, Auto)
-    _, held_out = split(samples, auto.images)
+    rest, held_out = split(samples, auto.images)
+    if statistics.hashes["data"] != rest.fingerprint():
+        raise SpecError(
+            "these statistics count the samples that auto holds out: collect them by statistics_for with auto's own config"
+        )
     feeds = list(held_out)
     if not feeds:
         return Choice(method=auto.candidates[0], scores=(), images=0)

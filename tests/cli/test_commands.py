@@ -260,7 +260,23 @@ def test_quantize_prints_one_document(cli: Cli, tiny: Path, pictures: list[Path]
     assert (result.code, result.err) == (0, "")
     assert result.document["out"] == str(out)
     assert result.document["placement"]["quantized"] > 0
+    assert [score["method"]["name"] for score in result.document["chosen"]["scores"]].count("percentile") == 2
     assert cli("inspect", out, "--json").document["int8_layers"] > 0
+    plain = cli("quantize", tiny / "model.fp32.onnx", "--calib", pictures[0].parent, "-o", out, "--force")
+    assert plain.out.startswith("ranges by ")
+    fixed = cli(
+        "quantize",
+        tiny / "model.fp32.onnx",
+        "--calib",
+        pictures[0].parent,
+        "-o",
+        out,
+        "--method",
+        "mse",
+        "--force",
+        "--json",
+    )
+    assert fixed.document["chosen"] is None
 
 
 def test_random_weights_stamp_the_bundle_and_every_reader_says_so(

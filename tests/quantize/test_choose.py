@@ -12,10 +12,11 @@ import pytest
 from onnx import TensorProto
 
 from edgecnn.artifacts import OnnxModel
-from edgecnn.calib import Auto, Entropy, InMemory, Method, MinMax, Mse, Percentile, PNorm, split
+from edgecnn.calib import Auto, Entropy, ImageFolder, InMemory, Method, MinMax, Mse, Percentile, PNorm, split
 from edgecnn.errors import SpecError
 from edgecnn.onnxio import open_model, save_ir
 from edgecnn.quantize import QuantizeConfig, quantize, statistics_for
+from edgecnn.spec import Preprocess
 
 CHANNELS, CLASSES, SIZE = 8, 16, 32
 
@@ -126,6 +127,17 @@ def test_ranges_are_not_taken_from_what_judges_them(tmp_path: Path) -> None:
     assert without.histograms["input"].high < 10 < everything.histograms["input"].high
 
 
+def test_statistics_of_what_is_held_out_are_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    model = network(tmp_path / "net.onnx", "relu6", rng)
+    samples = InMemory(rng.standard_normal((16, 3, SIZE, SIZE)).astype(np.float32))
+    everything = statistics_for(model, samples, [QuantizeConfig()])
+    config = QuantizeConfig(method=Auto(), effort="fast")
+    with pytest.raises(SpecError, match="count the samples that auto holds out"):
+        quantize(model, samples, config, to=tmp_path / "q.onnx", statistics=everything)
+    assert not (tmp_path / "q.onnx").exists()
+
+
 def test_a_single_sample_is_not_held_out(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     model = network(tmp_path / "net.onnx", "relu6", rng)
@@ -141,6 +153,18 @@ def test_a_split_keeps_everything_once() -> None:
     assert [len(part) for part in parts] == [len(rest), len(held_out)] == [18, 2]
     assert not parts[0] & parts[1]
     assert len({part.fingerprint() for part in (rest, held_out, samples)}) == 3
+
+
+def test_what_cannot_be_read_is_counted_for_the_whole(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for index in range(16):
+        Image.fromarray(np.full((40, 40, 3), index, np.uint8)).save(tmp_path / f"{index:02}.png")
+    (tmp_path / "05.png").write_bytes(b"no picture")
+    samples = ImageFolder(tmp_path, Preprocess(size=(32, 32), resize=36))
+    rest, held_out = split(samples, 16)
+    assert len(list(rest)) + len(list(held_out)) == 15
+    assert rest.skipped == held_out.skipped == samples.skipped == 1
 
 
 def test_a_p_norm_of_two_is_the_mean_square_and_more_clips_less(tmp_path: Path) -> None:

@@ -29,20 +29,26 @@ def factorize(matrix: Array, damping: float) -> bool:
         end = min(start + BLOCK, size)
         panel = matrix[start:, start:end]  # its part above the diagonal is not touched: the matrix is restored from it
         lower = panel - matrix[start:, :start] @ matrix[start:end, :start].T
-        try:
-            corner = np.linalg.cholesky(lower[: end - start])
-            below = np.linalg.solve(corner, lower[end - start :].T).T
-        except np.linalg.LinAlgError:
-            corner = below = np.full((1, 1), np.nan)
-        if not (np.isfinite(corner).all() and np.isfinite(below).all()):
+        factor = _panel(lower, end - start)
+        if factor is None:
             _restore(matrix, diagonal, start)
             return False
         inside = np.tril_indices(end - start)
-        panel[: end - start][inside] = corner[inside]
-        panel[end - start :] = below
+        panel[: end - start][inside] = factor[: end - start][inside]
+        panel[end - start :] = factor[end - start :]
     for start in range(0, size, BLOCK):
         matrix[start : start + BLOCK] = np.tril(matrix[start : start + BLOCK], start)
     return True
+
+
+def _panel(lower: Array, width: int) -> Array | None:
+    """Return the factor's next ``width`` columns from their diagonal on; None where there are none, or not finite ones."""
+    try:
+        corner = np.linalg.cholesky(lower[:width])
+        factor = np.concatenate([corner, np.linalg.solve(corner, lower[width:].T).T])
+    except np.linalg.LinAlgError:
+        return None
+    return factor if np.isfinite(factor).all() else None
 
 
 def _restore(matrix: Array, diagonal: Array, done: int) -> None:

@@ -137,6 +137,11 @@ class EngineFacts:
         for name in ("profile", "options", "audit"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
+    @property
+    def passed(self) -> bool:
+        """Whether the audit found the precision that was asked for."""
+        return bool(self.audit.get("passed"))
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         return {
@@ -175,7 +180,7 @@ class Engine:
     @property
     def passed(self) -> bool:
         """Whether its layers have the precision that was asked for."""
-        return bool(self.facts.audit.get("passed"))
+        return self.facts.passed
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict: the facts and the history, without the path."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from edgecnn.engine.capabilities import spoken
 from edgecnn.engine.config import Batch, BuildConfig, Flavour
 from edgecnn.engine.device import Device
 from edgecnn.engine.interrupts import held_back
@@ -30,7 +29,7 @@ from edgecnn.engine.protocols import (
 )
 from edgecnn.errors import BackendError, UserError
 from edgecnn.progress import Progress
-from edgecnn.runtime.trt_api import collected, logger_of, module_of
+from edgecnn.runtime.trt_api import collected, logger_of, module_of, spoken
 
 __all__ = ["Api", "Compiled", "Layer", "Operand", "Shapes", "load"]
 

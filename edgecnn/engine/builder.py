@@ -21,6 +21,7 @@ from edgecnn.engine.timing_cache import read_cache, write_cache
 from edgecnn.errors import UserError
 from edgecnn.onnxio import load_ir, scratch_file
 from edgecnn.progress import Progress, silent
+from edgecnn.runtime.trt_api import version_numbers
 
 __all__ = ["build", "ready"]
 
@@ -37,7 +38,7 @@ def ready(config: BuildConfig) -> Api:
         MissingDependencyError: it is not installed. UserError: it, its version or this machine lacks something.
     """
     api = load(config.target)
-    check(config, _version_tuple(api.version), gpu=device() is not None)
+    check(config, version_numbers(api.version), gpu=device() is not None)
     return api
 
 
@@ -62,7 +63,7 @@ def build(model: OnnxModel, config: BuildConfig, *, to: Path, progress: Progress
     check_writable(to)
     check_model(model)
     api, here = ready(config), device()
-    notes = _warnings(config.target, _version_tuple(api.version))
+    notes = _warnings(config.target, version_numbers(api.version))
     check_memory(model, config, available=memory_available(), device_memory=here.memory if here else 0)
     key = {"flavour": config.target, "version": api.version, "gpu": _gpu(here), "graph": model.sha256}
     start = b""
@@ -72,7 +73,7 @@ def build(model: OnnxModel, config: BuildConfig, *, to: Path, progress: Progress
         notes += [f"{stale}: kernels were measured anew"] if stale else []
     for note in notes:
         log.warning("%s", note)
-    with _for_parser(model, config, _version_tuple(api.version)) as file:
+    with _for_parser(model, config, version_numbers(api.version)) as file:
         compiled = api.compile(
             file, config, precision=model.precision, timing_cache=start, device=here, progress=progress
         )
@@ -158,16 +159,6 @@ def _warnings(flavour: Flavour, version: tuple[int, ...]) -> list[str]:
             raise UserError(text)
         notes.append(text)
     return notes
-
-
-def _version_tuple(text: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version: ``10.3.0`` -> (10, 3, 0)."""
-    numbers = []
-    for part in text.split("."):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
 
 
 def _gpu(here: Device | None) -> str:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from edgecnn.engine.config import FLAVOURS, BuildConfig, Flavour
 from edgecnn.errors import UserError
+from edgecnn.runtime.trt_api import spoken
 
 __all__ = [
     "FACTS",
@@ -20,7 +21,6 @@ __all__ = [
     "check",
     "known_bad",
     "look_up",
-    "spoken",
 ]
 
 Feature = Literal[
@@ -242,11 +242,6 @@ KNOWN_BAD = (
     ),
 )
 """Versions with a known fault, each with its source."""
-
-
-def spoken(flavour: Flavour) -> str:
-    """Return the name as its makers write it."""
-    return "TensorRT" if flavour == "tensorrt" else "TensorRT-RTX"
 
 
 def look_up(flavour: Flavour, version: Version, feature: Feature) -> Fact:

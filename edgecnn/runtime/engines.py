@@ -37,11 +37,6 @@ class EngineRecord:
     facts: EngineFacts
     lineage: tuple[Lineage, ...] = ()
 
-    @property
-    def passed(self) -> bool:
-        """Whether the audit found the precision that was asked for."""
-        return bool(self.facts.audit.get("passed"))
-
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         return {

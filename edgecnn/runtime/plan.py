@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgecnn.artifacts import EngineFacts
 from edgecnn.errors import EngineMisfitError, UserError
-from edgecnn.runtime.trt_api import spoken
+from edgecnn.runtime.trt_api import spoken, version_numbers
 
 __all__ = ["check_device", "check_package", "check_plugins", "rebuild_line", "shape_misfit"]
 
@@ -62,7 +62,7 @@ def check_device(facts: EngineFacts, compute_capability: str, where: str) -> Non
     """Check the GPU. Raises EngineMisfitError: the plan was built for others."""
     if compute_capability in facts.compute_capabilities or not facts.compute_capabilities:
         return
-    if facts.options.get("hardware") == "ampere+" and _numbers(compute_capability) >= _AMPERE:
+    if facts.options.get("hardware") == "ampere+" and version_numbers(compute_capability) >= _AMPERE:
         return
     wanted = ", ".join(facts.compute_capabilities)
     gpu = f" --gpu {compute_capability}" if facts.flavour == "tensorrt-rtx" else ""
@@ -100,14 +100,5 @@ def shape_misfit(
 
 def _later(found: str, wanted: str) -> bool:
     """Whether a version is of the same major one, and no older."""
-    return _numbers(found)[:1] == _numbers(wanted)[:1] and _numbers(found) >= _numbers(wanted)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version."""
-    numbers = []
-    for part in version.split("."):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
+    newer, older = version_numbers(found), version_numbers(wanted)
+    return newer[:1] == older[:1] and newer >= older

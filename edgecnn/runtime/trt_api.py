@@ -16,7 +16,7 @@ from edgecnn.errors import MissingDependencyError
 from edgecnn.optional import install_line, need
 
 __all__ = ["MODULES", "ContextLike", "EngineLike", "PluginsLike", "RtxEngine", "RtxRuntimeCache", "RtxRuntimeConfig", "RuntimeLike",
-           "collected", "logger_of", "module_of", "spoken"]  # fmt: skip
+           "collected", "logger_of", "module_of", "spoken", "version_numbers"]  # fmt: skip
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Flavour -> module."""
@@ -87,6 +87,16 @@ class RtxEngine(Protocol):
 def spoken(flavour: str) -> str:
     """Return the name as its makers write it."""
     return "TensorRT" if flavour == "tensorrt" else "TensorRT-RTX"
+
+
+def version_numbers(text: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version: ``10.3.0`` -> (10, 3, 0)."""
+    numbers = []
+    for part in text.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
 
 
 def module_of(flavour: str, member: str) -> ModuleType:

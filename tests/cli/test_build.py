@@ -49,7 +49,7 @@ def test_engines_go_into_the_bundle(cli: Cli, bundle: Path) -> None:
     assert (engine["file"], engine["bytes"], engine["sha256"]) == (plan.name, plan.stat().st_size, sha256_file(plan))
     opened = Bundle.open(bundle)
     record = opened.manifest.engines["fp32.tensorrt-rtx"]
-    assert record.passed
+    assert record.facts.passed
     assert record.facts.to_json() | {"sha256": engine["sha256"]} == {
         key: engine[key] for key in (*record.facts.to_json(), "sha256")
     }
@@ -70,7 +70,7 @@ def test_a_device_needs_no_torch_and_no_onnx(bundle: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert Bundle.open(bundle).manifest.engines["fp32.tensorrt-rtx"].passed
+    assert Bundle.open(bundle).manifest.engines["fp32.tensorrt-rtx"].facts.passed
 
 
 @pytest.mark.usefixtures("rtx")
@@ -96,7 +96,7 @@ def test_a_breached_audit_exits_with_3_and_is_recorded(cli: Cli, tmp_path: Path)
     assert "warning: engine of int8: INT8 was asked for, and none of 1 convolutions is INT8" in result.err
     assert "NO" in result.out
     engines = Bundle.open(path).manifest.engines
-    assert {name: one.passed for name, one in engines.items()} == {
+    assert {name: one.facts.passed for name, one in engines.items()} == {
         "fp32.tensorrt-rtx": True,
         "int8.tensorrt-rtx": False,
     }

@@ -10,12 +10,13 @@ from __future__ import annotations
 import ast
 import enum
 import hashlib
+import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, get_type_hints
 
 import onnx
 
@@ -28,7 +29,13 @@ VERSIONS = tuple(sorted(path.stem.removeprefix("tensorrt-") for path in (HERE / 
 def recorded(version: str) -> dict[str, set[str]]:
     """Return class or enumeration -> its names in a version."""
     data = json.loads((HERE / "api" / f"tensorrt-{version}.json").read_text())
-    return {name: set(members) for name, members in data["names"].items()}
+    return {name: set(own) for name, own in data["names"].items()}
+
+
+def members(protocol: type) -> Iterator[str]:
+    """Yield what one of our protocols asks of their class."""
+    yield from get_type_hints(protocol)
+    yield from (name for name, _ in inspect.getmembers(protocol, inspect.isfunction) if not name.startswith("_"))
 
 
 class Guarded:

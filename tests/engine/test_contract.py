@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import fake_tensorrt
 import onnx
 import pytest
+from fake_tensorrt import members
 
 from edgecnn.artifacts import OnnxModel, sha256_file
 from edgecnn.engine import Batch, BuildConfig, build, protocols
@@ -25,12 +25,6 @@ CLASSES = {
     "TimingCacheLike": "ITimingCache",
 }  # fmt: skip
 """Our protocol -> their class."""
-
-
-def members(protocol: type) -> Iterator[str]:
-    """Yield what a protocol asks for."""
-    yield from get_type_hints(protocol)
-    yield from (name for name, _ in inspect.getmembers(protocol, inspect.isfunction) if not name.startswith("_"))
 
 
 @pytest.mark.parametrize("version", fake_tensorrt.VERSIONS)

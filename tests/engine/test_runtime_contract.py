@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
-from typing import get_type_hints
-
 import fake_tensorrt
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda
+from fake_tensorrt import members
 
 from edgecnn.errors import BackendError
 from edgecnn.runtime import cuda, trt_api
@@ -21,11 +18,6 @@ CLASSES = {
     "RuntimeLike": "Runtime",
 }
 RTX = {"RtxEngine": "ICudaEngine", "RtxRuntimeCache": "IRuntimeCache", "RtxRuntimeConfig": "IRuntimeConfig"}
-
-
-def members(protocol: type) -> Iterator[str]:
-    yield from get_type_hints(protocol)
-    yield from (name for name, _ in inspect.getmembers(protocol, inspect.isfunction) if not name.startswith("_"))
 
 
 @pytest.mark.parametrize("version", fake_tensorrt.VERSIONS)

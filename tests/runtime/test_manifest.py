@@ -116,7 +116,7 @@ def test_engines_round_trip_and_old_bundles_have_none(data: dict[str, Any]) -> N
     manifest = Manifest.from_json(changed)
     assert manifest.to_json() == changed
     assert manifest.engines["fp32.tensorrt-rtx"].facts.profile["input"][2] == (32, 3, 32, 32)
-    assert manifest.engines["fp32.tensorrt-rtx"].passed
+    assert manifest.engines["fp32.tensorrt-rtx"].facts.passed
     old = copy(data)
     del old["engines"]
     jsonschema.validate(old, schema())

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types sweep sweep-engines bench clean
+.PHONY: help setup demo test check lint types sweep sweep-engines bench gpu clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -47,11 +47,14 @@ sweep: setup ## the heavy checks: large networks against their goldens, every mo
 
 sweep-engines: setup ## every model of the zoo through TensorRT-RTX's builder, on a CPU (docs/ZOO_ENGINES.md)
 	rm -rf build/sweep-engines
-	$(BIN)/python -m pytest -m sweep_engines tests/sweep; status=$$?; $(BIN)/python tests/sweep/engines_table.py; exit $$status
+	$(BIN)/python -m pytest -m sweep_engines $(or $(SWEEP),tests/sweep); status=$$?; $(BIN)/python tests/sweep/engines_table.py; exit $$status
 
 bench: setup ## measure accuracy, latency, cost, beside onnxruntime.quantization (docs/BENCHMARKS.md)
 	rm -rf build/bench
 	$(BIN)/python -m pytest -m bench tests/bench; status=$$?; $(BIN)/python tests/bench/page.py; exit $$status
+
+gpu: setup ## what needs an NVIDIA GPU: the plugin's kernels against their goldens and other forms (docs/GPU.md)
+	$(BIN)/python -m pytest -m gpu tests
 
 clean: ## remove what was built, not the .venv
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from edgecnn import zoo
-
-ROOT = Path(__file__).parents[2]
-ROWS = ROOT / "docs" / "zoo.json"
-"""Every model's last row: a sweep takes hours, and may be done in parts (``make sweep SWEEP="tests/sweep/test_zoo.py -k densenet"``)."""
+from rows import ROOT, kept_rows, not_run
 
 HEAD = """# The zoo, every model through the main job
 
-    make sweep    # hours; writes this page
+    make sweep                                                         # hours; writes this page
+    make sweep SWEEP="tests/sweep/test_zoo.py -k densenet"             # some models; the rows of others stay
 
 Each network untrained (He initialisation, BatchNorm statistics from a few grainy photos, residual branches that start small,
 offset convolutions that deform), since published weights cannot be downloaded everywhere; weights rounded to the nearest
@@ -50,33 +45,21 @@ def line(row: dict[str, Any]) -> str:
 
 def kept(row: dict[str, Any]) -> dict[str, Any]:
     """Return what a row keeps from one sweep to the next."""
-    cells = {
-        name: row[name] for name in ("model", "commit", "versions", "params", "macs", "nodes", "bytes", "verified")
-    }
     metrics = {
         name: {key: found[key] for key in ("samples", "top1", "sqnr_db")} for name, found in row["metrics"].items()
     }
-    return cells | {"metrics": metrics}
+    return {name: row[name] for name in ("versions", "params", "macs", "nodes", "bytes", "verified")} | {
+        "metrics": metrics
+    }
 
 
 def main() -> None:
-    """Add the rows of build/sweep to those of earlier sweeps, and write the page; a model without a row is said to be missing."""
-    rows: dict[str, Any] = json.loads(ROWS.read_text()) if ROWS.exists() else {}
-    for file in (ROOT / "build" / "sweep").glob("*.json"):
-        rows[file.stem] = kept(json.loads(file.read_text()))
-    rows = {name: rows[name] for name in zoo.names() if name in rows}
-    if not rows:
-        raise SystemExit(f"no rows in {ROOT / 'build' / 'sweep'}: run make sweep")
-    ROWS.write_text(json.dumps(rows, indent=1) + "\n")
-    images = sorted({metrics["samples"] for row in rows.values() for metrics in row["metrics"].values()})
-    versions = sorted({row["versions"] for row in rows.values()})
-    page = HEAD.format(images=" or ".join(map(str, images)), versions="; ".join(versions)) + "".join(
-        map(line, rows.values())
-    )
-    missing = [name for name in zoo.names() if name not in rows]
-    if missing:
-        page += f"\nNot run: {', '.join(missing)}.\n"
-    (ROOT / "docs" / "ZOO.md").write_text(page)
+    """Write the page; a model without a row is said to be missing."""
+    rows = kept_rows("sweep", ROOT / "docs" / "zoo.json", kept)
+    images = sorted({metrics["samples"] for row in rows for metrics in row["metrics"].values()})
+    versions = sorted({row["versions"] for row in rows})
+    head = HEAD.format(images=" or ".join(map(str, images)), versions="; ".join(versions))
+    (ROOT / "docs" / "ZOO.md").write_text(head + "".join(map(line, rows)) + not_run(rows))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ and nothing runs.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from rows import put_row
 from untrained import untrained
 
 from edgecnn import zoo
@@ -31,7 +31,6 @@ from edgecnn.quantize import QuantizeConfig
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [pytest.mark.sweep_engines, pytest.mark.timeout(3600)]
 
-ROWS = Path(__file__).parents[2] / "build" / "sweep-engines"
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 CONFIG = PipelineConfig(
     int8=True,
@@ -75,6 +74,5 @@ def test_it_compiles_in_every_precision(name: str, tmp_path: Path) -> None:
             "layers": engine.facts.audit["layers"],
         }
         engine.path.unlink()
-    ROWS.mkdir(parents=True, exist_ok=True)
-    (ROWS / f"{name}.json").write_text(json.dumps(row, indent=2))
+    put_row("sweep-engines", row)
     assert all(one["passed"] for one in row["engines"].values()), row

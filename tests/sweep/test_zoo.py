@@ -11,8 +11,6 @@ What this proves is that every structure exports, simplifies, quantizes and veri
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +21,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from rows import put_row
 from untrained import untrained
 
 from edgecnn import zoo
@@ -33,7 +32,6 @@ from edgecnn.spec import ModelSpec
 
 pytestmark = [pytest.mark.sweep, pytest.mark.timeout(3600)]
 
-ROWS = Path(__file__).parents[2] / "build" / "sweep"
 IMAGES = 16
 
 
@@ -48,9 +46,6 @@ def row_of(spec: ModelSpec, module: nn.Module, outcome: Outcome) -> dict[str, An
     }
     return {
         "model": spec.name,
-        "commit": subprocess.check_output(
-            ["git", "describe", "--always", "--dirty", "--exclude=*"], text=True, cwd=ROWS.parents[1]
-        ).strip(),
         "versions": ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnxsim", "onnxruntime")),
         "params": count_parameters(module),
         "macs": count_macs(module, shape),
@@ -77,6 +72,5 @@ def test_the_main_job(name: str, tmp_path: Path) -> None:
         use_cache=False,
     )
     outcome = run(spec, config, to=tmp_path / "bundle", module=module)
-    ROWS.mkdir(parents=True, exist_ok=True)
-    (ROWS / f"{name}.json").write_text(json.dumps(row_of(spec, module, outcome), indent=2))
+    put_row("sweep", row_of(spec, module, outcome))
     assert outcome, "\n".join(outcome.report.lines())

@@ -130,8 +130,8 @@ even class, which cannot be shipped; the accuracy and calibration parts need it.
 
 Trained weights of the packages; 128 calibration images, 372 others of other classes. Top-1 accuracy % / top-1 agreement with FP32 % /
 SQNR of the logits in dB. `int8` is TensorRT-valid (symmetric, per-tensor activations, per-channel weights, float bias), `int8-cpu` is for
-onnxruntime's integer kernels. Ours with the defaults (ranges by mean square error, `--effort balanced`), then with weights rounded to the
-nearest (`--effort fast`); onnxruntime.quantization with
+onnxruntime's integer kernels. Ours with the defaults (`--method auto`, `--effort balanced`), then with ranges by mean square error
+(`mse`), then with weights rounded to the nearest (`--effort fast`); onnxruntime.quantization with
 min-max ranges, per-channel weights: S8S8 symmetric, U8S8 with zero points.
 
 {accuracy}

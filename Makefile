@@ -51,7 +51,7 @@ sweep-engines: setup ## every model of the zoo through TensorRT-RTX's builder, o
 
 bench: setup ## measure accuracy, latency, cost, beside onnxruntime.quantization (docs/BENCHMARKS.md)
 	rm -rf build/bench
-	$(BIN)/python -m pytest -m bench tests/bench; status=$$?; $(BIN)/python tests/bench/page.py; exit $$status
+	$(BIN)/python -m pytest -m bench $(or $(BENCH),tests/bench); status=$$?; $(BIN)/python tests/bench/page.py; exit $$status
 
 gpu: setup ## what needs an NVIDIA GPU: the plugin's kernels against their goldens and other forms (docs/GPU.md)
 	$(BIN)/python -m pytest -m gpu tests

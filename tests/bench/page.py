@@ -1,32 +1,17 @@
-"""Writes docs/BENCHMARKS.md from what ``make bench`` left in build/bench: ``python tests/bench/page.py``."""
+"""Writes docs/BENCHMARKS.md from what ``make bench`` left in build/bench, and from what is kept: ``python tests/bench/page.py``."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import re
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from record import RESULTS, ROOT
+from record import ROOT, kept
 
 MISSING = "(not run)\n"
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+TIMED = ("resnet50", "efficientnet_lite0")
 
-
-def read(name: str) -> Any:
-    """Return a result, None where the benchmark has not run."""
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def cpu() -> str:
-    """Return the processor's name, as Linux tells it, with what matters to INT8."""
-    text = Path("/proc/cpuinfo").read_text()
-    found = re.search(r"model name\s*: (.*)", text)
-    return (found[1] if found else platform.machine()) + (", AVX512-VNNI" if "avx512_vnni" in text else "")
+Rows = dict[str, dict[str, Any]]
 
 
 def grid(head: list[str], rows: list[list[str]]) -> str:
@@ -35,11 +20,32 @@ def grid(head: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def accuracy() -> str:
-    """Return the table of the three networks."""
-    found = [read(f"accuracy_{name}") for name in LITES]
-    if None in found:
+def everywhere(rows: Rows, names: Sequence[str], table: Callable[..., str]) -> str:
+    """Return a table for each kind of processor that has all of these results."""
+    kinds = [kind for kind in rows.get(names[0], {}) if all(kind in rows.get(name, {}) for name in names)]
+    parts = []
+    for kind in kinds:
+        found = [rows[name][kind] for name in names]
+        parts.append(f"{origin(found)}:\n\n{table(*(row['found'] for row in found))}")
+    return "\n".join(parts) or MISSING
+
+
+def latest(rows: Rows, names: Sequence[str], table: Callable[..., str]) -> str:
+    """Return the table of the results measured last, for what the processor does not decide."""
+    if any(name not in rows for name in names):
         return MISSING
+    found = [max(rows[name].values(), key=lambda row: str(row["day"])) for name in names]
+    return f"{origin(found)}:\n\n{table(*(row['found'] for row in found))}"
+
+
+def origin(found: Sequence[dict[str, Any]]) -> str:
+    """Return where, when and with which commit results were measured."""
+    places = sorted({f"{row['machine']} ({row['day']}, commit {row['commit']})" for row in found})
+    return "; ".join(places)
+
+
+def accuracy(*found: Any) -> str:
+    """Return the table of the three networks."""
     rows = []
     for variant in found[0]:
         cells = []
@@ -51,23 +57,9 @@ def accuracy() -> str:
     return grid(["", "Lite0", "Lite1", "Lite2"], rows)
 
 
-def latency() -> str:
-    """Return the table of ratios to fp32."""
-    return ratios("latency")
-
-
-def openvino() -> str:
-    """Return the same with OpenVINO's sessions among them."""
-    return ratios("openvino")
-
-
-def ratios(part: str) -> str:
+def ratios(resnet: Any, lite: Any) -> str:
     """Return a table of ratios to fp32 on onnxruntime."""
-    found = {name: read(f"{part}_{name}") for name in ("resnet50", "efficientnet_lite0")}
-    if None in found.values():
-        return MISSING
-    variants = list(found["resnet50"])
-    rows = [[variant, *(share(row, variant) for row in found.values())] for variant in variants]
+    rows = [[variant, share(resnet, variant), share(lite, variant)] for variant in resnet]
     return grid(["time of fp32", "ResNet-50", "EfficientNet-Lite0"], rows)
 
 
@@ -77,54 +69,48 @@ def share(row: Any, variant: str) -> str:
     return f"{own['ratio']:.2f} ± {own['spread']:.2f} ({own['min_ms'] / row['fp32']['min_ms']:.2f})"
 
 
-def cost() -> str:
+def cost(found: Any) -> str:
     """Return the table of wall times and memory."""
-    found = read("cost")
-    if found is None:
-        return MISSING
     rows = [[n, f"{r['export_s']:.0f}", f"{r['quantize_s']:.0f}", f"{r['peak_mb']:.0f}"] for n, r in found.items()]
     return grid(["", "export, simplify, s", "quantize twice, s", "peak RSS, MB"], rows)
 
 
-def calibration() -> str:
+def calibration(found: Any) -> str:
     """Return the table of calibration times."""
-    found = read("calibration")
-    if found is None:
-        return MISSING
     rows = []
     for method, row in found.items():
         ours, theirs = row["edgecnn"], row["onnxruntime"]
-        share = ours["seconds"] / theirs["seconds"]
-        rows.append([method, f"{share:.2f}", f"{ours['peak_mb']:.0f}", f"{theirs['peak_mb']:.0f}"])
+        times = f"{ours['seconds'] / theirs['seconds']:.2f}"
+        rows.append([method, times, f"{ours['peak_mb']:.0f}", f"{theirs['peak_mb']:.0f}"])
     return grid(["method", "our time / onnxruntime's", "our peak RSS, MB", "onnxruntime's"], rows)
 
 
-def memory() -> str:
+def memory(found: Any) -> str:
     """Return the sentence on memory."""
-    found = read("memory")
-    if found is None:
-        return MISSING
     few, many = (found[count]["peak_mb"] for count in ("128", "2048"))
     return f"Peak RSS of calibrating EfficientNet-Lite0: {few:.0f} MB with 128 images, {many:.0f} MB with 2,048 ({many / few - 1:+.1%}).\n"
 
 
-def overhead() -> str:
+def overhead(found: Any) -> str:
     """Return the sentence on our session."""
-    found = read("overhead")
-    if found is None:
-        return MISSING
     row = found["edgecnn"]
-    share = f"{row['ratio']:.3f} ± {row['spread']:.3f}"
-    return f"`Session.run` takes {share} of the time of a bare `InferenceSession.run` (EfficientNet-Lite0, fp32).\n"
+    times = f"{row['ratio']:.3f} ± {row['spread']:.3f}"
+    text = f"`Session.run` takes {times} of the time of a bare `InferenceSession.run` (EfficientNet-Lite0, fp32)"
+    if "added_us" in found:
+        added = f"{found['added_us']:.0f} microseconds, {found['share']:.2%} of Lite0's fastest run"
+        text += f". On a graph that computes next to nothing it adds {added}"
+    return text + ".\n"
 
 
 PAGE = """# Benchmarks
 
-    make bench    # about half an hour; writes this page
+    make bench                               # an hour or so on two cores; writes this page
+    make bench BENCH="tests/bench -k cost"   # some of it; the results of others stay
 
-{machine}. The machine is shared, so times are ratios of candidates measured in turns in one run (median over the rounds, ± half the
-interquartile range), and wall times are rough. `EDGECNN_IMAGENET_SAMPLE` names a folder of 500 labelled ImageNet photos, one of each
-even class, which cannot be shipped; the accuracy and calibration parts need it.
+What was measured stands in `benchmarks.json`, by kind of processor, since whether one has VNNI decides how fast INT8 is on it. The
+machines are shared, so times are ratios of candidates measured in turns in one run (median over the rounds, ± half the interquartile
+range), and wall times are rough. `EDGECNN_IMAGENET_SAMPLE` names a folder of 500 labelled ImageNet photos, one of each even class,
+which cannot be shipped; the accuracy and calibration parts need it.
 
 ## Accuracy of INT8
 
@@ -141,12 +127,14 @@ min-max ranges, per-channel weights: S8S8 symmetric, U8S8 with zero points.
 
 Batch 1, 2 threads, onnxruntime on the CPU; in brackets the ratio of the fastest runs, which neighbours on
 the machine disturb least. ResNet-50 has untrained weights, whose values do not change the time of its kernels.
+`int8` is not meant for these kernels: engines are built from it, and OpenVINO runs it.
 
 {latency}
-`int8` is not meant for these kernels: engines are built from it, and OpenVINO runs it. Both backends in turns in one run, onnxruntime's
-threads not spinning between its turns, as shares of fp32 on onnxruntime:
+Both backends in turns in one run, onnxruntime's threads not spinning between its turns, as shares of fp32 on onnxruntime:
 
 {openvino}
+What a session of ours adds:
+
 {overhead}
 ## What making a bundle costs
 
@@ -161,10 +149,17 @@ Reading, calibrating on 128 images of the sample and writing the graph, Efficien
 
 def main() -> None:
     """Write the page."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnxruntime"))
-    machine = f"{os.cpu_count()} cores, {cpu()}, Python {platform.python_version()}, {versions}"
-    parts = {part.__name__: part() for part in (accuracy, latency, openvino, overhead, cost, calibration, memory)}
-    (ROOT / "docs" / "BENCHMARKS.md").write_text(PAGE.format(machine=machine, **parts))
+    rows = kept()
+    parts = {
+        "accuracy": latest(rows, [f"accuracy_{name}" for name in LITES], accuracy),
+        "latency": everywhere(rows, [f"latency_{name}" for name in TIMED], ratios),
+        "openvino": everywhere(rows, [f"openvino_{name}" for name in TIMED], ratios),
+        "overhead": everywhere(rows, ["overhead"], overhead),
+        "cost": latest(rows, ["cost"], cost),
+        "calibration": latest(rows, ["calibration"], calibration),
+        "memory": latest(rows, ["memory"], memory),
+    }
+    (ROOT / "docs" / "BENCHMARKS.md").write_text(PAGE.format(**parts))
 
 
 if __name__ == "__main__":

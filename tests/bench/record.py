@@ -1,14 +1,19 @@
-"""Where the benchmarks keep what they measured, and how one runs in a process of its own: ``python record.py JOB ARGUMENTS``."""
+"""Where the benchmarks keep what they measured, and how one runs in a process of its own: ``python record.py JOB ARGUMENTS``.
+
+What was measured is kept from one run to the next in docs/benchmarks.json, by kind of processor, with the commit that measured it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +26,46 @@ SAMPLE = Path(os.environ.get("EDGECNN_IMAGENET_SAMPLE", ROOT.parent / "shared" /
 RESULTS = ROOT / "build" / "bench"
 
 
-def record(name: str, data: Any) -> None:
-    """Keep a result for :mod:`page`."""
+KEPT = ROOT / "docs" / "benchmarks.json"
+
+
+def record(name: str, found: Any) -> None:
+    """Keep a result for :mod:`page`, with where and with what it was measured."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=2))
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    commit = subprocess.check_output(command, text=True, cwd=ROOT).strip()
+    row = {"kind": kind(), "machine": machine(), "commit": commit, "day": time.strftime("%Y-%m-%d"), "found": found}
+    (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=2))
+
+
+def kind() -> str:
+    """Return what of the processor decides how fast INT8 is there."""
+    flags = Path("/proc/cpuinfo").read_text()
+    names = {
+        "avx512_vnni": "AVX512-VNNI",
+        "avx_vnni": "AVX-VNNI",
+        "avx512f": "AVX512 without VNNI",
+        "avx2": "AVX2 without VNNI",
+    }
+    return next((name for flag, name in names.items() if flag in flags), platform.machine())
+
+
+def machine() -> str:
+    """Return the processor's name, as Linux tells it, and the versions of what ran on it."""
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "onnxruntime", "openvino"))
+    cpu = found[1] if found else platform.machine()
+    return f"{os.cpu_count()} cores, {cpu}, {kind()}, Python {platform.python_version()}, {versions}"
+
+
+def kept() -> dict[str, dict[str, Any]]:
+    """Add what is in ``build/bench`` to what is kept, and return it all: name -> kind of processor -> row."""
+    rows: dict[str, dict[str, Any]] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    for file in sorted(RESULTS.glob("*.json")):
+        row = json.loads(file.read_text())
+        rows.setdefault(file.stem, {})[row["kind"]] = row
+    KEPT.write_text(json.dumps({name: rows[name] for name in sorted(rows)}, indent=1) + "\n")
+    return rows
 
 
 def apart(job: str, *arguments: str) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from peers import ort_static
@@ -90,12 +91,39 @@ def test_openvino_against_onnxruntime(name: str, weights: str, tmp_path: Path) -
     assert timings["int8 openvino"].ratio < timings["fp32 openvino"].ratio
 
 
+def pooling(path: Path) -> Path:
+    """Write a graph of a classifier's inputs and outputs that computes next to nothing: what is left is the session."""
+    nodes = [
+        onnx.helper.make_node("GlobalAveragePool", ["input"], ["mean"]),
+        onnx.helper.make_node("Flatten", ["mean"], ["logits"]),
+    ]
+    floats = onnx.TensorProto.FLOAT
+    values = [
+        onnx.helper.make_tensor_value_info(n, floats, s) for n, s in (("input", (1, 3, 224, 224)), ("logits", (1, 3)))
+    ]
+    graph = onnx.helper.make_graph(nodes, "pooling", values[:1], values[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
 def test_what_our_session_costs(tmp_path: Path) -> None:
-    """``Session.run`` checks the feed and binds it; beside a bare ``InferenceSession.run`` of the same file."""
+    """``Session.run`` checks the feed and binds it; beside a bare ``InferenceSession.run`` of the same file.
+
+    A share of EfficientNet-Lite0's time is smaller than the noise of a shared machine; so what is added is measured
+    in microseconds, on a graph that computes next to nothing, and that is the share that it would be.
+    """
     built = zoo.build(zoo.find("efficientnet_lite0"))
-    path = export(built.module, built.spec, to=tmp_path / "fp32.onnx").path
-    sessions: dict[str, Session] = {"bare": Bare(path), "edgecnn": OrtSession(path, OrtOptions(threads=THREADS))}
+    paths = {
+        "lite0": export(built.module, built.spec, to=tmp_path / "fp32.onnx").path,
+        "pooling": pooling(tmp_path / "pooling.onnx"),
+    }
     feed = {"input": np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)}
-    timings = interleave(sessions, dict.fromkeys(sessions, feed), baseline="bare", seconds=10)
-    record("overhead", {key: timing.to_json() for key, timing in timings.items()})
-    assert timings["edgecnn"].ratio < 1.02 + timings["edgecnn"].spread
+    found = {}
+    for name, path in paths.items():
+        sessions: dict[str, Session] = {"bare": Bare(path), "edgecnn": OrtSession(path, OrtOptions(threads=THREADS))}
+        found[name] = interleave(sessions, dict.fromkeys(sessions, feed), baseline="bare", seconds=10)
+    added_ms = found["pooling"]["edgecnn"].median_ms - found["pooling"]["bare"].median_ms
+    share = added_ms / found["lite0"]["bare"].min_ms
+    rows = {key: timing.to_json() for key, timing in found["lite0"].items()}
+    record("overhead", {**rows, "added_us": added_ms * 1e3, "share": share})
+    assert share < 0.02

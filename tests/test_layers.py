@@ -19,7 +19,7 @@ LAYERS = (
     ("runtime", "onnxio"),
     ("models", "calib", "weights", "native"),
     ("zoo", "export", "simplify", "passes", "quantize", "fp16", "engine"),
-    ("report", "pack", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
+    ("report", "pack", "bench", "parity", "analysis", "comparison", "inspection", "doctor", "testing"),
     ("pipeline",),
     ("cli",),
     ("__main__",),
@@ -32,7 +32,10 @@ ALLOWED_SIBLINGS = {
     ("engine", "passes"),  # the names of the plugin's nodes
     ("testing", "parity"),  # assert_parity is parity for pytest
     ("analysis", "parity"),  # it reads tensors and runs steps as bisecting does
+    ("comparison", "bench"),  # it measures
+    ("comparison", "parity"),  # and evaluates
     ("report", "analysis"),  # a page shows what was found
+    ("report", "comparison"),
 }
 
 ROOMS = {
@@ -53,7 +56,7 @@ ROOMS = {
     "tensorrt": ("edgecnn/engine/", "edgecnn/runtime/tensorrt.py", "edgecnn/runtime/trt_api.py"),
     "click": ("edgecnn/cli/",),
     "rich": ("edgecnn/cli/",),
-    "PIL": ("edgecnn/runtime/preprocess.py",),
+    "PIL": ("edgecnn/runtime/preprocess.py", "edgecnn/report/raster.py"),
 }
 SAME_ROOM = {"onnx_ir": "onnx", "onnxscript": "onnx", "onnxsim": "onnx", "tensorrt_rtx": "tensorrt", "cuda": "tensorrt"}
 
@@ -210,7 +213,7 @@ def run_blocked(code: str, blocked: tuple[str, ...]) -> subprocess.CompletedProc
 @pytest.mark.parametrize(
     "module",
     ["edgecnn", "edgecnn.zoo", "edgecnn.export", "edgecnn.quantize", "edgecnn.calib", "edgecnn.models",
-     "edgecnn.parity", "edgecnn.analysis", "edgecnn.report", "edgecnn.engine", "edgecnn.pipeline.engines",
+     "edgecnn.parity", "edgecnn.analysis", "edgecnn.report", "edgecnn.comparison", "edgecnn.engine", "edgecnn.pipeline.engines",
      "edgecnn.engine.plugins.deform_conv2d", "edgecnn.native.build",
      "edgecnn.pipeline", "edgecnn.pack", "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
 )  # fmt: skip

@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": "Prove a bundle on this device, without PyTorch.",
     "evaluate": "Accuracy of a bundle's variants on labelled images.",
     "analyze": "Explain INT8 layer by layer: which layers cost accuracy, and why.",
+    "compare": "Accuracy against operations or latency: the zoo, or bundles.",
     "predict": "Classify images with a bundle.",
     "inspect": "Show what is in a bundle or an ONNX file, and why.",
     "plugin": "Compile the deformable-convolution plugin for TensorRT.",

@@ -52,7 +52,7 @@ class Latency(_Json):
     """A distribution of times in milliseconds; percentiles interpolate linearly (Hyndman and Fan 1996, definition 7).
 
     Attributes:
-        count: how many times there are. ``p99_9`` is the largest time where there are fewer than 1000.
+        count: how many times there are; with fewer than 1000, ``p99_9`` lies between the two largest.
     """
 
     count: int

@@ -14,7 +14,6 @@ from edgecnn.bench.loops import Call
 from edgecnn.errors import BundleMissingError, DataError, UserError
 from edgecnn.runtime.bundle import Bundle
 from edgecnn.runtime.classifier import Classifier
-from edgecnn.runtime.ort import OrtBinding, OrtSession
 from edgecnn.runtime.preprocess import fit, normalize
 from edgecnn.runtime.session import Array, Session
 from edgecnn.spec import TensorSpec
@@ -23,6 +22,7 @@ __all__ = ["Inputs", "calls", "check_batch", "inputs_of", "take_apart"]
 
 T = TypeVar("T")
 _MOST = 8
+_LEAST = 3
 _LARGEST = 256_000_000
 """Bytes of inputs that are kept, at least one batch."""
 
@@ -92,36 +92,21 @@ def take_apart(bundle: Bundle, session: Session, inputs: Inputs, *, seconds: flo
     """Run requests from pixels to classes one at a time, and time their stages, nanoseconds.
 
     Returns:
-        ``preprocess``, ``compute``, ``postprocess``; with ``copy`` where the backend can run on bound memory, in which case
-        ``compute`` is that run and ``copy`` what :meth:`Session.run` takes more: checks, handing over, new arrays for the results.
+        ``preprocess``, ``compute``, ``postprocess``. Backends on the CPU read their inputs where they are, so there is no copy.
     """
     watch = _Watch(session)
     classify = Classifier(bundle, session=watch, batch_size=len(inputs.images[0])).predict_batch
-    binding = _binding(session, len(inputs.images[0]))
     times: dict[str, list[int]] = {"preprocess": [], "compute": [], "postprocess": []}
-    if binding is not None:
-        times["copy"] = []
     until, clock = time.perf_counter() + seconds, time.perf_counter_ns
-    for index in itertools.count():
-        if index >= 3 and time.perf_counter() > until:
-            return times
+    images = itertools.cycle(inputs.images)
+    while len(times["compute"]) < _LEAST or time.perf_counter() < until:
         begun = clock()
-        classify(inputs.images[index % len(inputs.images)])
+        classify(next(images))
         ended = clock()
         times["preprocess"].append(watch.begun - begun)
+        times["compute"].append(watch.ended - watch.begun)
         times["postprocess"].append(ended - watch.ended)
-        inference = watch.ended - watch.begun
-        if binding is None:
-            times["compute"].append(inference)
-            continue
-        for name, array in inputs.feeds[index % len(inputs.feeds)].items():
-            binding.inputs[name][...] = array
-        begun = clock()
-        binding.run()
-        bound = clock() - begun
-        times["compute"].append(bound)
-        times["copy"].append(max(0, inference - bound))
-    raise AssertionError  # itertools.count has no end
+    return times
 
 
 class _Watch(Session):
@@ -144,14 +129,6 @@ class _Watch(Session):
     def _run(self, feed: Mapping[str, Array], outputs: tuple[str, ...]) -> dict[str, Array]:
         """Never called: :meth:`run` is the inner session's."""
         return self.inner.run(feed, outputs)
-
-
-def _binding(session: Session, batch: int) -> OrtBinding | None:
-    """Return bound memory, where that takes the copies away: onnxruntime on the CPU, with one named dimension at most."""
-    if not isinstance(session, OrtSession) or session.providers[0] != "CPUExecutionProvider":
-        return None
-    names = {dim for spec in (*session.inputs, *session.outputs) for dim in spec.shape if isinstance(dim, str)}
-    return session.bind(dict.fromkeys(names, batch)) if len(names) <= 1 else None
 
 
 def check_batch(session: Session, batch: int) -> None:

@@ -18,9 +18,11 @@ from edgecnn.bench.requests import take_apart
 from edgecnn.bench.result import BenchResult, Comparison, Load, Memory, Run
 from edgecnn.bench.sessions import Cell, Ready, cell_of, ready
 from edgecnn.bench.statistics import histogram_of, latency_of
+from edgecnn.bench.telemetry import Recorder, Sensors, find_sensors, warnings_of
 from edgecnn.errors import BackendError, UserError
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.bundle import Bundle
+from edgecnn.runtime.choice import ENGINE_BACKENDS
 from edgecnn.runtime.tensorrt import Rebuild
 
 __all__ = ["bench"]
@@ -58,24 +60,21 @@ def bench(
     warnings = list(dict.fromkeys(text for bundle in opened for text in bundle.alarms()))
     cells, skipped = _cells(opened, config, rebuild)
     comparisons: tuple[Comparison, ...] = ()
-    if config.compare:
-        if skipped:
-            raise skipped[0][1]
-        runs, comparisons = _compared(cells, config, progress)
-    else:
-        runs = []
-        for index, cell in enumerate(cells):
-            progress("measure", index, len(cells))
-            try:
-                runs.append(_measured(cell, config))
-            except (UserError, BackendError) as error:
-                skipped.append((cell.label, error))
-        progress("measure", len(cells), len(cells))
+    sensors = find_sensors() if config.telemetry else Sensors(())
+    try:
+        if config.compare:
+            if skipped:
+                raise skipped[0][1]
+            runs, comparisons = _compared(cells, config, sensors, progress)
+        else:
+            runs = _each(cells, config, sensors, skipped, progress)
+    finally:
+        sensors.close()
     if not runs:
         raise skipped[0][1]
     warnings += [f"skipped {label}: {error}" for label, error in skipped]
     return BenchResult(
-        device=describe(),
+        device=describe(gpus=sensors.gpus),
         config=config.to_json(),
         runs=tuple(runs),
         comparisons=comparisons,
@@ -109,40 +108,79 @@ def _cells(
     return cells, skipped
 
 
-def _measured(cell: Cell, config: BenchConfig) -> Run:
+def _each(
+    cells: Sequence[Cell],
+    config: BenchConfig,
+    sensors: Sensors,
+    skipped: list[tuple[str, UserError | BackendError]],
+    progress: Progress,
+) -> list[Run]:
+    """Measure one cell after another; what cannot be measured is added to ``skipped``."""
+    runs = []
+    for index, cell in enumerate(cells):
+        progress("measure", index, len(cells))
+        try:
+            runs.append(_measured(cell, config, sensors))
+        except (UserError, BackendError) as error:
+            skipped.append((cell.label, error))
+    progress("measure", len(cells), len(cells))
+    return runs
+
+
+def _measured(cell: Cell, config: BenchConfig, sensors: Sensors) -> Run:
     """Measure one cell."""
+    before = sensors.gpu_used_mb()
     one = ready(cell, config)
     try:
         load = None
-        if config.rate is None:
-            found: Times | Served = back_to_back(one.requests, seconds=config.duration, count=config.count)
-        else:
-            moments = arrivals(
-                config.rate.pattern, config.rate.rate, seconds=config.duration, count=config.count, seed=config.seed
-            )
-            found = open_loop(one.requests, moments, limit=moments[-1] / 1e9 + config.duration + 1)
-            load = _load(found, config, len(moments))
-        return _run(one, config, found, load)
+        with Recorder(sensors) as recorder:
+            if config.rate is None:
+                found: Times | Served = back_to_back(one.requests, seconds=config.duration, count=config.count)
+            else:
+                moments = arrivals(
+                    config.rate.pattern, config.rate.rate, seconds=config.duration, count=config.count, seed=config.seed
+                )
+                found = open_loop(one.requests, moments, limit=moments[-1] / 1e9 + config.duration + 1)
+                load = _load(found, config, len(moments))
+        run = _run(one, config, found, load)
+        if before is not None and (after := sensors.gpu_used_mb()) is not None:
+            run = replace(run, memory=replace(run.memory, gpu_used_mb=after - before))
+        if not config.telemetry:
+            return run
+        sensed = recorder.telemetry(images=run.latency.count * cell.batch, gpu=_on_gpu(cell, config))
+        return replace(run, telemetry=sensed, warnings=(*run.warnings, *warnings_of(sensed, sensors)))
     finally:
         one.close()
 
 
-def _compared(cells: list[Cell], config: BenchConfig, progress: Progress) -> tuple[list[Run], tuple[Comparison, ...]]:
-    """Measure two cells in turns; the first is the baseline."""
+def _on_gpu(cell: Cell, config: BenchConfig) -> bool:
+    """Whether a GPU does the work."""
+    return cell.choice.backend in ENGINE_BACKENDS or config.provider != "cpu"
+
+
+def _compared(
+    cells: list[Cell], config: BenchConfig, sensors: Sensors, progress: Progress
+) -> tuple[list[Run], tuple[Comparison, ...]]:
+    """Measure two cells in turns; the first is the baseline. Sensors cannot tell them apart: they give warnings alone."""
     with ExitStack() as stack:
         pair: list[Ready] = []
         for cell in cells:
             one = ready(cell, config)
             stack.callback(one.close)
             pair.append(one)
-        times, rounds = in_turns(
-            [one.requests[0] for one in pair],
-            [one.warm.last for one in pair],
-            seconds=config.duration,
-            count=config.count,
-            progress=progress,
-        )
+        with Recorder(sensors) as recorder:
+            times, rounds = in_turns(
+                [one.requests[0] for one in pair],
+                [one.warm.last for one in pair],
+                seconds=config.duration,
+                count=config.count,
+                progress=progress,
+            )
         runs = [_run(one, config, found, None) for one, found in zip(pair, times, strict=True)]
+        if config.telemetry:
+            sensed = recorder.telemetry(images=0, gpu=any(_on_gpu(cell, config) for cell in cells))
+            texts = warnings_of(sensed, sensors)
+            runs = [replace(run, telemetry=sensed, warnings=(*run.warnings, *texts)) for run in runs]
     return runs, (judge(cells[0].label, cells[1].label, *rounds),)
 
 

@@ -25,7 +25,7 @@ COMMANDS = {
     "quantize": "Quantize an ONNX file to INT8.",
     "verify": "Prove a bundle on this device, without PyTorch.",
     "evaluate": "Accuracy of a bundle's variants on labelled images.",
-    "bench": "Measure a bundle: latency, load, memory, power; or two, with a verdict.",
+    "bench": "Measure a bundle on this device, or two against each other.",
     "analyze": "Explain INT8 layer by layer: which layers cost accuracy, and why.",
     "predict": "Classify images with a bundle.",
     "inspect": "Show what is in a bundle or an ONNX file, and why.",

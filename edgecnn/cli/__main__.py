@@ -25,6 +25,7 @@ COMMANDS = {
     "quantize": "Quantize an ONNX file to INT8.",
     "verify": "Prove a bundle on this device, without PyTorch.",
     "evaluate": "Accuracy of a bundle's variants on labelled images.",
+    "bench": "Measure a bundle on this device, or two against each other.",
     "analyze": "Explain INT8 layer by layer: which layers cost accuracy, and why.",
     "compare": "Accuracy against operations or latency: the zoo, or bundles.",
     "predict": "Classify images with a bundle.",

@@ -36,6 +36,8 @@ ALLOWED_SIBLINGS = {
     ("comparison", "parity"),  # and evaluates
     ("report", "analysis"),  # a page shows what was found
     ("report", "comparison"),
+    ("report", "parity"),
+    ("report", "bench"),
 }
 
 ROOMS = {

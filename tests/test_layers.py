@@ -21,6 +21,7 @@ LAYERS = (
     ("zoo", "export", "simplify", "passes", "quantize", "fp16", "engine"),
     ("report", "pack", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
     ("pipeline",),
+    ("scale",),
     ("cli",),
     ("__main__",),
 )
@@ -54,8 +55,11 @@ ROOMS = {
     "click": ("edgecnn/cli/",),
     "rich": ("edgecnn/cli/",),
     "PIL": ("edgecnn/runtime/preprocess.py",),
+    "joblib": ("edgecnn/scale/executor.py",),
+    "pyarrow": ("edgecnn/scale/table.py",),
 }
-SAME_ROOM = {"onnx_ir": "onnx", "onnxscript": "onnx", "onnxsim": "onnx", "tensorrt_rtx": "tensorrt", "cuda": "tensorrt"}
+SAME_ROOM = {"onnx_ir": "onnx", "onnxscript": "onnx", "onnxsim": "onnx", "tensorrt_rtx": "tensorrt", "cuda": "tensorrt",
+             "ray": "joblib", "distributed": "joblib", "dask": "joblib"}  # fmt: skip
 
 
 def sources() -> Iterator[tuple[Path, str]]:
@@ -196,6 +200,10 @@ HEAVY = (
     "skimage",
     "scipy",
     "safetensors",
+    "joblib",
+    "ray",
+    "distributed",
+    "pyarrow",
 )
 
 
@@ -212,6 +220,7 @@ def run_blocked(code: str, blocked: tuple[str, ...]) -> subprocess.CompletedProc
     ["edgecnn", "edgecnn.zoo", "edgecnn.export", "edgecnn.quantize", "edgecnn.calib", "edgecnn.models",
      "edgecnn.parity", "edgecnn.analysis", "edgecnn.report", "edgecnn.engine", "edgecnn.pipeline.engines",
      "edgecnn.engine.plugins.deform_conv2d", "edgecnn.native.build",
+     "edgecnn.scale", "edgecnn.scale.run", "edgecnn.scale.sweep", "edgecnn.scale.executor",
      "edgecnn.pipeline", "edgecnn.pack", "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
 )  # fmt: skip
 def test_front_modules_import_without_the_heavy_packages(module: str) -> None:

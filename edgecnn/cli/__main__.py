@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": "Prove a bundle on this device, without PyTorch.",
     "evaluate": "Accuracy of a bundle's variants on labelled images.",
     "sweep": "Evaluate bundles x variants x backends into one table.",
+    "bench": "Measure a bundle on this device, or two against each other.",
     "analyze": "Explain INT8 layer by layer: which layers cost accuracy, and why.",
     "predict": "Classify images with a bundle.",
     "inspect": "Show what is in a bundle or an ONNX file, and why.",

@@ -20,7 +20,9 @@
     └── ToolError                 a tool we called failed: the original exception is ``__cause__``
         ├── ExportError           torch.onnx could not export the network
         ├── GraphError            an ONNX graph that a pass or a quantizer cannot work on
-        └── BackendError          a runtime (onnxruntime, TensorRT) refused the model or the input
+        ├── BackendError          a runtime (onnxruntime, TensorRT) refused the model or the input
+        └── RemoteError           a device over ssh: not reached, refused us, has no room, or lost the job
+            └── DisconnectedError     the connection ended; another one may go on where it stopped
 
 A failed check is a result, not an exception: see :class:`edgecnn.parity.report.ParityReport`.
 """
@@ -36,6 +38,7 @@ __all__ = [
     "BundleSchemaError",
     "BundleUnverifiedError",
     "DataError",
+    "DisconnectedError",
     "EdgecnnError",
     "EngineMisfitError",
     "ExportError",
@@ -43,6 +46,7 @@ __all__ = [
     "HashMismatchError",
     "MissingDependencyError",
     "OutputError",
+    "RemoteError",
     "SpecError",
     "ToolError",
     "UserError",
@@ -124,3 +128,11 @@ class GraphError(ToolError):
 
 class BackendError(ToolError):
     """A runtime refused the model or the input."""
+
+
+class RemoteError(ToolError):
+    """A device over ssh could not be reached, refused us, has no room, or lost the job; the message names the device."""
+
+
+class DisconnectedError(RemoteError):
+    """The connection to a device ended; another one may go on where it stopped."""

@@ -19,7 +19,7 @@ LAYERS = (
     ("runtime", "onnxio"),
     ("models", "calib", "weights", "native"),
     ("zoo", "export", "simplify", "passes", "quantize", "fp16", "engine"),
-    ("report", "pack", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
+    ("report", "remote", "pack", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
     ("pipeline",),
     ("cli",),
     ("__main__",),
@@ -33,6 +33,7 @@ ALLOWED_SIBLINGS = {
     ("testing", "parity"),  # assert_parity is parity for pytest
     ("analysis", "parity"),  # it reads tensors and runs steps as bisecting does
     ("report", "analysis"),  # a page shows what was found
+    ("remote", "pack"),  # what a device made goes into the bundle
 }
 
 ROOMS = {
@@ -212,7 +213,8 @@ def run_blocked(code: str, blocked: tuple[str, ...]) -> subprocess.CompletedProc
     ["edgecnn", "edgecnn.zoo", "edgecnn.export", "edgecnn.quantize", "edgecnn.calib", "edgecnn.models",
      "edgecnn.parity", "edgecnn.analysis", "edgecnn.report", "edgecnn.engine", "edgecnn.pipeline.engines",
      "edgecnn.engine.plugins.deform_conv2d", "edgecnn.native.build",
-     "edgecnn.pipeline", "edgecnn.pack", "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
+     "edgecnn.pipeline", "edgecnn.remote.fleet", "edgecnn.remote.probe", "edgecnn.pack",
+     "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
 )  # fmt: skip
 def test_front_modules_import_without_the_heavy_packages(module: str) -> None:
     done = run_blocked(f"import {module}", HEAVY)

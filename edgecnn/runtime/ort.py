@@ -31,15 +31,16 @@ QuantizeLinear. A layer that was kept in float on purpose (a float island in an 
 """
 
 EXACT_PRODUCTS = "session.x64quantprecision"
-"""What keeps ``int8-cpu`` true on x86 processors without VNNI, set to "1" in every session of ours.
+"""What keeps ``int8-cpu`` true on x86 processors without VNNI, set to "1" in every session of ours there.
 
 There onnxruntime adds pairs of uint8 x int8 products in 16 bits, which saturate without an error; with this entry it turns the weights
-into uint8 first, whose products it adds in 32. It has no effect on processors with VNNI. An application that loads the ONNX file by
-itself must set it too (onnxruntime_session_options_config_keys.h, ``kOrtSessionOptionsAvx2PrecisionMode``).
+into uint8 first, whose products it adds in 32. An application that loads the ONNX file by itself must set it too
+(onnxruntime_session_options_config_keys.h, ``kOrtSessionOptionsAvx2PrecisionMode``). With VNNI nothing saturates, and the entry is left
+out: onnxruntime 1.32 heeds it on some of these processors too, where it costs speed and, by way of :data:`SIGNED_TO_UNSIGNED`, the graph.
 """
 
 SIGNED_TO_UNSIGNED = "QDQS8ToU8Transformer"
-"""The optimizer pass that is tried without first where :data:`EXACT_PRODUCTS` may have an effect (onnxruntime 1.32).
+"""The optimizer pass that is tried without first where :data:`EXACT_PRODUCTS` is set (onnxruntime 1.32).
 
 There it gives a per-channel weight without zero point a scalar one, and the DequantizeLinear fails when it is run. Without it, a
 quantized Gemm with int8 activations has no kernel, which shows when the model is loaded: then it is loaded with the pass.
@@ -245,24 +246,25 @@ def _check_providers(ort: Any, options: OrtOptions) -> None:
 
 def _start(ort: Any, source: str | bytes, options: OrtOptions) -> Any:
     """Load a model."""
+    exact = not cpu_flags() & EXACT_INSTRUCTIONS
 
     def start(*disabled: str) -> Any:
         return ort.InferenceSession(
             source,
-            _session_options(ort, options),
+            _session_options(ort, options, exact=exact),
             providers=[p if isinstance(p, str) else (p[0], dict(p[1])) for p in options.providers],
             disabled_optimizers=[*ALWAYS_DISABLED, *options.disabled_optimizers, *disabled],
             enable_fallback=0,  # a fallback prints, and hides that the wanted provider is not in use
         )
 
-    if not cpu_flags() & EXACT_INSTRUCTIONS:
+    if exact:
         with suppress(Exception):
             return start(SIGNED_TO_UNSIGNED)
     return start()
 
 
-def _session_options(ort: Any, options: OrtOptions) -> Any:
-    """Translate our options."""
+def _session_options(ort: Any, options: OrtOptions, *, exact: bool) -> Any:
+    """Translate our options; ``exact`` asks for :data:`EXACT_PRODUCTS`."""
     result = ort.SessionOptions()
     result.intra_op_num_threads = options.threads
     result.inter_op_num_threads = options.inter_threads
@@ -272,7 +274,8 @@ def _session_options(ort: Any, options: OrtOptions) -> Any:
     result.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{_LEVELS[options.optimize]}")
     result.log_severity_level = _FATAL
     result.enable_mem_pattern = options.reuse
-    result.add_session_config_entry(EXACT_PRODUCTS, "1")
+    if exact:
+        result.add_session_config_entry(EXACT_PRODUCTS, "1")
     if not options.spin:
         result.add_session_config_entry("session.intra_op.allow_spinning", "0")
         result.add_session_config_entry("session.inter_op.allow_spinning", "0")

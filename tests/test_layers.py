@@ -19,7 +19,7 @@ LAYERS = (
     ("runtime", "onnxio"),
     ("models", "calib", "weights", "native"),
     ("zoo", "export", "simplify", "passes", "quantize", "fp16", "engine"),
-    ("report", "pack", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
+    ("report", "remote", "pack", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
     ("pipeline",),
     ("scale",),
     ("cli",),
@@ -34,6 +34,7 @@ ALLOWED_SIBLINGS = {
     ("testing", "parity"),  # assert_parity is parity for pytest
     ("analysis", "parity"),  # it reads tensors and runs steps as bisecting does
     ("report", "analysis"),  # a page shows what was found
+    ("remote", "pack"),  # what a device made goes into the bundle
 }
 
 ROOMS = {
@@ -221,7 +222,8 @@ def run_blocked(code: str, blocked: tuple[str, ...]) -> subprocess.CompletedProc
      "edgecnn.parity", "edgecnn.analysis", "edgecnn.report", "edgecnn.engine", "edgecnn.pipeline.engines",
      "edgecnn.engine.plugins.deform_conv2d", "edgecnn.native.build",
      "edgecnn.scale", "edgecnn.scale.run", "edgecnn.scale.sweep", "edgecnn.scale.executor",
-     "edgecnn.pipeline", "edgecnn.pack", "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
+     "edgecnn.pipeline", "edgecnn.remote.fleet", "edgecnn.remote.probe", "edgecnn.pack",
+     "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
 )  # fmt: skip
 def test_front_modules_import_without_the_heavy_packages(module: str) -> None:
     done = run_blocked(f"import {module}", HEAVY)

@@ -31,6 +31,7 @@ COMMANDS = {
     "predict": "Classify images with a bundle.",
     "inspect": "Show what is in a bundle or an ONNX file, and why.",
     "plugin": "Compile the deformable-convolution plugin for TensorRT.",
+    "devices": "List and probe the devices that --on runs on.",
     "doctor": "Check this machine: backends, versions, what is missing.",
 }
 """Command -> its line in ``edgecnn --help``, so that help imports no command."""

@@ -11,6 +11,7 @@ import click
 from edgecnn.cli.backend import run_options, session_options, warn_about
 from edgecnn.cli.executor import executor_config, executor_options
 from edgecnn.cli.output import common_options, emit, number, progress_bar, table, warn
+from edgecnn.cli.remote import OnCommand
 
 if TYPE_CHECKING:
     from edgecnn.parity.evaluate import Evaluation
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=OnCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="ImageFolder, or images with labels.csv.")
 @click.option("--variant", "variants", multiple=True, help="Only these (repeatable). [all]")

@@ -25,6 +25,7 @@ def command(
     variants: tuple[str, ...],
     limit: int | None,
     backend: str,
+    plugins: tuple[Path, ...],
     threads: int,
     provider: str,
     allow_unverified: bool,
@@ -37,7 +38,7 @@ def command(
     from edgecnn.parity.evaluate import evaluate
     from edgecnn.runtime import Bundle
 
-    options = session_options(backend, threads, provider)
+    options = session_options(backend, threads, provider, plugins)
     opened = Bundle.open(bundle, allow_unverified=allow_unverified)
     warn_about(opened)
     with progress_bar(as_json) as progress:

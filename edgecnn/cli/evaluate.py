@@ -33,6 +33,7 @@ def command(
     variants: tuple[str, ...],
     limit: int | None,
     backend: str,
+    plugins: tuple[Path, ...],
     threads: int,
     provider: str,
     allow_unverified: bool,
@@ -59,7 +60,7 @@ def command(
     from edgecnn.runtime import Bundle
     from edgecnn.scale.run import evaluate_at_scale
 
-    options = session_options(backend, threads, provider)
+    options = session_options(backend, threads, provider, plugins)
     opened = Bundle.open(bundle, allow_unverified=allow_unverified)
     warn_about(opened)
     config = executor_config(executor, workers, cluster)

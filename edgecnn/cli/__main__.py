@@ -28,6 +28,7 @@ COMMANDS = {
     "sweep": "Evaluate bundles x variants x backends into one table.",
     "bench": "Measure a bundle on this device, or two against each other.",
     "analyze": "Explain INT8 layer by layer: which layers cost accuracy, and why.",
+    "compare": "Accuracy against operations or latency: the zoo, or bundles.",
     "predict": "Classify images with a bundle.",
     "inspect": "Show what is in a bundle or an ONNX file, and why.",
     "plugin": "Compile the deformable-convolution plugin for TensorRT.",

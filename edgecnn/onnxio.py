@@ -236,8 +236,13 @@ def trim_memory() -> None:
         trim(0)
 
 
-def expose(path: Path, tensors: Sequence[str]) -> ir.Model:
+def expose(path: Path, tensors: Sequence[str], *, typed: bool = False) -> ir.Model:
     """Return the model with ``tensors`` as additional graph outputs, in the order given after its own.
+
+    Args:
+        path: the model.
+        tensors: of its graph.
+        typed: infer types where the file gives none: TensorRT's parser wants an output's, onnxruntime does not.
 
     Raises:
         UserError: the model cannot be read. GraphError: a tensor is not in the graph.
@@ -247,6 +252,8 @@ def expose(path: Path, tensors: Sequence[str]) -> ir.Model:
     for node in model.graph:
         values.update({value.name: value for value in node.outputs})
     present = {value.name for value in model.graph.outputs}
+    if typed and any(name in values and values[name].type is None for name in tensors):
+        need("onnx_ir.passes.common").ShapeInferencePass(strict_mode=False)(model)
     for name in tensors:
         if name not in values:
             raise GraphError(f"{path.name} has no tensor {name!r}")

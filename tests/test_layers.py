@@ -33,6 +33,7 @@ ALLOWED_SIBLINGS = {
     ("testing", "parity"),  # assert_parity is parity for pytest
     ("analysis", "parity"),  # it reads tensors and runs steps as bisecting does
     ("report", "analysis"),  # a page shows what was found
+    ("report", "bench"),  # likewise
 }
 
 ROOMS = {

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+SHOWN = 10
+
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
     """``1,8``: whole numbers, each once."""
@@ -109,8 +111,9 @@ def command(bundles: tuple[Path, ...], as_json: bool, csv_file: Path | None, htm
     edgecnn bench lite0-int8 --rate 30 --end-to-end      deadlines that a camera's frames miss
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
     from edgecnn.bench import bench
-    from edgecnn.bench.files import check_place, write_csv
+    from edgecnn.bench.files import write_csv
     from edgecnn.pipeline.engines import rebuilt
+    from edgecnn.report import check_place, write_bench_page
     from edgecnn.runtime import Bundle
 
     for place in (csv_file, html):
@@ -124,6 +127,8 @@ def command(bundles: tuple[Path, ...], as_json: bool, csv_file: Path | None, htm
         warn(text)
     if csv_file is not None:
         write_csv(result, csv_file)
+    if html is not None:
+        write_bench_page(result, html)
     if as_json:
         emit(result.to_json())
         return
@@ -232,8 +237,45 @@ def _print(result: BenchResult) -> None:
                 f"{run.label}: {load.misses} of {load.requests} missed the deadline of {load.deadline_ms:.1f} ms at {load.rate:g} a second "
                 f"({load.pattern}); waiting p50 {load.queue.p50_ms:.2f}, p99 {load.queue.p99_ms:.2f} ms; busy {load.utilisation:.0%}"
             )
+        if run.roofline is not None:
+            line = run.roofline
+            out.print(
+                f"{run.label}: {line.fraction:.0%} of the {line.precision} peak, {line.gmacs:.1f} of {line.peak_gmacs:.1f} GMAC/s "
+                f"({line.macs / 1e6:.0f} M multiply-adds an image)"
+            )
+        _print_sensors(run)
+        _print_layers(run)
     for comparison in result.comparisons:
         out.print(comparison.text)
+
+
+def _print_sensors(run: Run) -> None:
+    """Print what the sensors said, where there are any."""
+    found = run.telemetry
+    if found is None:
+        return
+    parts = [f"{name} {value:.2f} W" for name, value in found.watts.items()]
+    if found.joules_per_inference is not None:
+        parts.append(f"{1e3 * found.joules_per_inference:.1f} mJ an image ({found.energy_source})")
+    parts += [f"{name} up to {value:.0f} MHz" for name, value in found.mhz_max.items()]
+    if found.celsius_max:
+        sensor, value = max(found.celsius_max.items(), key=lambda item: item[1])
+        parts.append(f"{sensor} up to {value:.0f} degrees C")
+    if found.power_mode:
+        parts.append(f"power mode {found.power_mode}")
+    if parts:
+        console().print(f"{run.label}: {', '.join(parts)}")
+
+
+def _print_layers(run: Run) -> None:
+    """Print the operators that take most of the time."""
+    if not run.layers:
+        return
+    ranked = sorted(run.layers, key=lambda layer: -layer.mean_ms)[:SHOWN]
+    rows = [(layer.name, layer.op, number(layer.mean_ms, 3), number(100 * layer.share, 1)) for layer in ranked]
+    table(
+        ("operator", "kind", "ms", "share %"), rows, title=f"{run.label}: the slowest {len(rows)} of {len(run.layers)}"
+    )
 
 
 def _latency_row(run: Run) -> tuple[str, ...]:

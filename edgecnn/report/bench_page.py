@@ -4,35 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
-from edgecnn._version import __version__
-from edgecnn.artifacts import atomic_file
 from edgecnn.bench.result import BenchResult, Latency, Run
-from edgecnn.report.page import POLICY, check_place
+from edgecnn.report.html import (
+    Column,
+    Row,
+    Table,
+    cell,
+    controls,
+    document,
+    figures,
+    filled,
+    footer,
+    legend,
+    section,
+    table,
+    text_cell,
+    write_text,
+)
 
 __all__ = ["bench_page", "write_bench_page"]
 
 STAGES = ("preprocess", "copy", "compute", "postprocess")
 COLUMNS = (
-    ("#", "Position"),
-    ("Run", "Variant and backend, and what else differs"),
-    ("Model", "Network"),
-    ("Batch", "Images in a request"),
-    ("p50", "Median latency of a request, ms"),
-    ("Mean", "Mean latency, ms"),
-    ("Min", "Shortest latency, ms"),
-    ("p90", "ms"),
-    ("p95", "ms"),
-    ("p99", "ms"),
-    ("p99.9", "ms; with fewer than 1000 requests it lies between the two longest"),
-    ("Images/s", "Throughput"),
-    ("Load", "From the file to a session, ms"),
-    ("First", "First inference, ms"),
-    ("MB", "Memory that the process gained"),
-    ("mJ", "Energy of an image, millijoules, idle power included"),
-    ("Peak %", "Of the peak of a matrix product on the same backend"),
+    Column("#", "Position", number=True),
+    Column("Run", "Variant and backend, and what else differs"),
+    Column("Model", "Network"),
+    Column("Batch", "Images in a request", number=True),
+    Column("p50", "Median latency of a request, ms", number=True),
+    Column("Mean", "Mean latency, ms", number=True),
+    Column("Min", "Shortest latency, ms", number=True),
+    *(
+        Column(name, f"{name[1:]} % of the requests were faster, ms", number=True)
+        for name in ("p90", "p95", "p99", "p99.9")
+    ),
+    Column("Images/s", "Throughput", number=True),
+    Column("Load", "From the file to a session, ms", number=True),
+    Column("First", "First inference, ms", number=True),
+    Column("MB", "Memory that the process gained", number=True),
+    Column("mJ", "Energy of an image, millijoules, idle power included", number=True),
+    Column("Peak %", "Of the peak of a matrix product on the same backend", number=True),
 )
 TERMS = (
     ("Latency", "of one request from its start; where requests come by the clock, from its intended arrival, so that waiting counts."),
@@ -48,36 +60,26 @@ SHOWN = 15
 
 def write_bench_page(result: BenchResult, path: Path) -> None:
     """Write the page, whole or not at all; a file of that name is replaced. Raises OutputError."""
-    check_place(path)
-    with atomic_file(path) as stream:
-        stream.write(bench_page(result).encode())
+    write_text(bench_page(result), path)
 
 
 def bench_page(result: BenchResult) -> str:
     """Return the page's HTML."""
     models = ", ".join(dict.fromkeys(run.model for run in result.runs))
-    parts = [
+    versions = ", ".join(f"{name} {version}" for name, version in result.device.versions.items())
+    parts = (
         *_head(result, models),
         *_verdicts(result),
-        *_table(result.runs),
+        _table(result.runs),
         *_distributions(result.runs),
         *_stages(result.runs),
         *_loads(result.runs),
         *_sensors(result.runs),
         *_layers(result.runs),
         *_terms(),
-        *_footer(result),
-    ]
-    styles = "".join((files("edgecnn.report") / name).read_text(encoding="utf-8") for name in ("page.css", "bench.css"))
-    script = (files("edgecnn.report") / "page.js").read_text(encoding="utf-8")
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(models)}, measured</title>\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<style>\n{styles}</style>\n</head>\n<body>\n<main>{''.join(parts)}</main>\n"
-        f"<script>\n{script}</script>\n</body>\n</html>\n"
+        footer(f"{versions}."),
     )
+    return document(f"{models}, measured", parts, styles=("bench.css",))
 
 
 def _head(result: BenchResult, models: str) -> Iterator[str]:
@@ -96,15 +98,14 @@ def _head(result: BenchResult, models: str) -> Iterator[str]:
         yield f"<p class='note'>{escape(': '.join([', '.join(labels), text] if labels else [text]))}</p>"
     best = min(result.runs, key=lambda run: run.latency.p50_ms / run.batch)
     memory = best.memory.rss_peak_mb
-    yield "<section class='figures'>"
-    for name, value, unit, text in (
-        ("Median latency", _number(best.latency.p50_ms), "ms", f"{best.label}, the fastest"),
-        ("99th percentile", _number(best.latency.p99_ms), "ms", f"of {best.latency.count} requests"),
-        ("Throughput", _number(best.throughput), "images/s", f"batch {best.batch}, streams {best.streams}"),
-        ("Memory", "-" if memory is None else f"{memory:.0f}", "MB", "peak of the whole process"),
-    ):
-        yield f"<div><h2>{name}</h2><strong>{value} <small>{unit}</small></strong><p>{escape(text)}</p></div>"
-    yield "</section>"
+    yield from figures(
+        (
+            ("Median latency", f"{_number(best.latency.p50_ms)} ms", f"{best.label}, the fastest"),
+            ("99th percentile", f"{_number(best.latency.p99_ms)} ms", f"of {best.latency.count} requests"),
+            ("Throughput", f"{_number(best.throughput)} images/s", f"batch {best.batch}, streams {best.streams}"),
+            ("Memory", "-" if memory is None else f"{memory:.0f} MB", "peak of the whole process"),
+        )
+    )
 
 
 def _verdicts(result: BenchResult) -> Iterator[str]:
@@ -114,21 +115,24 @@ def _verdicts(result: BenchResult) -> Iterator[str]:
         yield f"<section class='advice'><p>{escape(found.text)}</p><p class='act'>{escape(how)}</p></section>"
 
 
-def _table(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield every run, in the order that they were measured."""
-    yield "<section><div class='bar'><h2>Every run</h2><p class='controls'><label>Filter <input id='filter' type='search' "
-    yield "placeholder='variant or model' autocomplete='off'></label><label><input id='quantized' type='checkbox'> INT8 only</label>"
-    yield "</p></div><div class='scroll'><table id='layers' class='wide'><thead><tr>"
-    for index, (name, text) in enumerate(COLUMNS):
-        kind = "" if name in ("Run", "Model") else " class='number'"
-        order = " aria-sort='ascending'" if index == 0 else ""
-        yield f"<th scope='col'{kind}{order}><button type='button' title='{escape(text)}'>{name}</button></th>"
-    yield "</tr></thead><tbody>"
-    for position, run in enumerate(runs, 1):
-        kind = "int8" if run.precision.startswith("int8") else "float"
-        yield f"<tr data-kind='{kind}'>{_cell(position, str(position))}{_text_cell(run.label)}{_text_cell(run.model)}"
-        yield "".join(_cell(value, _number(value)) for value in _values(run)) + "</tr>"
-    yield "</tbody></table></div></section>"
+def _table(runs: Sequence[Run]) -> str:
+    """Return every run, in the order that they were measured."""
+    rows = [
+        Row(
+            cells=(
+                cell(position, str(position)),
+                text_cell(run.label, f"<span class='name'>{escape(run.label)}</span>"),
+                text_cell(run.model),
+                *(cell(value, _number(value)) for value in _values(run)),
+            ),
+            kind="int8" if run.precision.startswith("int8") else "float",
+        )
+        for position, run in enumerate(runs, 1)
+    ]
+    beside = controls("runs", "variant or model", kind="int8", label="INT8 only")
+    return section(
+        "Every run", table(Table(ident="runs", caption="Every run", columns=COLUMNS, rows=rows)), beside=beside
+    )
 
 
 def _values(run: Run) -> tuple[float | None, ...]:
@@ -153,16 +157,14 @@ def _values(run: Run) -> tuple[float | None, ...]:
 
 def _distributions(runs: Sequence[Run]) -> Iterator[str]:
     """Yield a histogram for each run."""
-    yield "<section><div class='bar'><h2>Latency distribution</h2>"
-    yield _legend(("box bin", "requests"), ("line median", "median"), ("line late", "99th percentile"))
-    yield "</div><div class='cards'>"
-    for run in runs:
-        yield (
-            f"<figure><figcaption><a title='{escape(run.label)}'>{escape(run.label)}</a><span>{_number(run.latency.p50_ms)} ms</span>"
-            f"</figcaption>{_histogram(run)}<p>{run.latency.count} requests, {_number(run.latency.min_ms)} to "
-            f"{_number(run.latency.max_ms)} ms</p></figure>"
-        )
-    yield "</div></section>"
+    cards = [
+        f"<figure><figcaption><a title='{escape(run.label)}'>{escape(run.label)}</a><span>{_number(run.latency.p50_ms)} ms</span>"
+        f"</figcaption>{_histogram(run)}<p>{run.latency.count} requests, {_number(run.latency.min_ms)} to "
+        f"{_number(run.latency.max_ms)} ms</p></figure>"
+        for run in runs
+    ]
+    marks = legend(("box bin", "requests"), ("line median", "median"), ("line late", "99th percentile"))
+    yield section("Latency distribution", f"<div class='cards'>{''.join(cards)}</div>", beside=marks)
 
 
 def _histogram(run: Run) -> str:
@@ -208,27 +210,26 @@ def _stages(runs: Sequence[Run]) -> Iterator[str]:
                 )
                 x += wide
         parts.append(f'<text x="{x + 8:.1f}" y="{y + 14}">{_number(total)} ms</text>')
-    yield "<section><div class='bar'><h2>Stages of a request, medians</h2>"
-    yield _legend(*((f"box {name}", name) for name in STAGES if any(name in run.stages for run in whole)))
-    yield (
-        f"</div><div class='scroll'><svg class='chart' viewBox='0 0 {WIDTH} {len(whole) * ROW + 8}' role='img' "
-        f"aria-label='Stages of a request'>{''.join(parts)}</svg></div></section>"
+    chart = (
+        f"<div class='scroll'><svg class='chart' viewBox='0 0 {WIDTH} {len(whole) * ROW + 8}' role='img' "
+        f"aria-label='Stages of a request'>{''.join(parts)}</svg></div>"
     )
+    marks = legend(*((f"box {name}", name) for name in STAGES if any(name in run.stages for run in whole)))
+    yield section("Stages of a request, medians", chart, beside=marks)
 
 
 def _loads(runs: Sequence[Run]) -> Iterator[str]:
     """Yield what became of requests that came by the clock."""
     for run in runs:
-        load = run.load
-        if load is None:
-            continue
-        yield f"<section><h2>{escape(run.label)} under load</h2><dl class='facts'>"
-        yield _fact("Arrivals", f"{load.rate:g} a second, {load.pattern}; {load.achieved:.1f} a second served")
-        yield _fact("Missed", f"{load.misses} of {load.requests} missed the deadline of {load.deadline_ms:.1f} ms")
-        yield _fact("Waiting", _spread(load.queue))
-        yield _fact("Service", _spread(load.service))
-        yield _fact("Busy", f"{load.utilisation:.0%} of the time")
-        yield "</dl></section>"
+        if (load := run.load) is not None:
+            yield _facts(
+                f"{run.label} under load",
+                ("Arrivals", f"{load.rate:g} a second, {load.pattern}; {load.achieved:.1f} a second served"),
+                ("Missed", f"{load.misses} of {load.requests} missed the deadline of {load.deadline_ms:.1f} ms"),
+                ("Waiting", _spread(load.queue)),
+                ("Service", _spread(load.service)),
+                ("Busy", f"{load.utilisation:.0%} of the time"),
+            )
 
 
 def _sensors(runs: Sequence[Run]) -> Iterator[str]:
@@ -237,42 +238,52 @@ def _sensors(runs: Sequence[Run]) -> Iterator[str]:
         sensed = run.telemetry
         if sensed is None or not sensed.sources:
             continue
-        yield f"<section><h2>{escape(run.label)}: sensors</h2><dl class='facts'>"
-        yield _fact("Read", f"{', '.join(sensed.sources)}; {sensed.samples} readings in {sensed.seconds:.1f} s")
+        facts = [("Read", f"{', '.join(sensed.sources)}; {sensed.samples} readings in {sensed.seconds:.1f} s")]
         for name, values, unit in (
             ("Power, mean", sensed.watts, "W"),
             ("Clocks, highest", sensed.mhz_max, "MHz"),
             ("Temperature, highest", sensed.celsius_max, "°C"),
         ):
             if values:
-                yield _fact(name, ", ".join(f"{key} {value:.4g} {unit}" for key, value in values.items()))
+                facts.append((name, ", ".join(f"{key} {value:.4g} {unit}" for key, value in values.items())))
         if sensed.joules_per_inference is not None:
-            yield _fact("Energy", f"{1e3 * sensed.joules_per_inference:.3g} mJ an image ({sensed.energy_source})")
+            facts.append(("Energy", f"{1e3 * sensed.joules_per_inference:.3g} mJ an image ({sensed.energy_source})"))
         if sensed.power_mode:
-            yield _fact("Power mode", sensed.power_mode)
+            facts.append(("Power mode", sensed.power_mode))
         if sensed.throttling:
-            yield _fact("Throttled", ", ".join(sensed.throttling))
-        yield "</dl></section>"
+            facts.append(("Throttled", ", ".join(sensed.throttling)))
+        yield _facts(f"{run.label}: sensors", *facts)
 
 
 def _layers(runs: Sequence[Run]) -> Iterator[str]:
     """Yield the slowest operators of each run that was profiled."""
-    for run in runs:
+    columns = (
+        Column("Operator"),
+        Column("Kind"),
+        Column("ms", "Mean of a run", number=True),
+        Column("Share", number=True),
+    )
+    for index, run in enumerate(runs):
         if not run.layers:
             continue
         ranked = sorted(run.layers, key=lambda layer: -layer.mean_ms)[:SHOWN]
         most = ranked[0].share or 1.0
-        title = f"{run.label}: the slowest {len(ranked)} of {len(run.layers)} operators"
-        yield f"<section><h2>{escape(title)}</h2><div class='scroll'><table class='wide'>"
-        yield "<thead><tr><th scope='col'>Operator</th><th scope='col'>Kind</th><th scope='col' class='number'>ms</th>"
-        yield "<th scope='col' class='number'>Share</th></tr></thead><tbody>"
-        for layer in ranked:
-            yield (
-                f"<tr><td><span class='name'>{escape(layer.name)}</span></td><td>{escape(layer.op)}</td>"
-                f"<td class='number'>{layer.mean_ms:.3f}</td><td class='number bars'>{layer.share:.1%}"
-                f"<i style='width:{100 * layer.share / most:.1f}%'></i></td></tr>"
+        rows = [
+            Row(
+                cells=(
+                    text_cell(layer.name, f"<span class='name'>{escape(layer.name)}</span>"),
+                    text_cell(layer.op),
+                    cell(layer.mean_ms, f"{layer.mean_ms:.3f}"),
+                    cell(layer.share, f"{layer.share:.1%}{filled(layer.share / most)}").replace(
+                        "'number'", "'number bars'", 1
+                    ),
+                )
             )
-        yield "</tbody></table></div></section>"
+            for layer in ranked
+        ]
+        title = f"{run.label}: the slowest {len(ranked)} of {len(run.layers)} operators"
+        shown = Table(ident=f"operators-{index}", caption=title, columns=columns, rows=rows, ordered="ms")
+        yield section(title, table(shown))
 
 
 def _terms() -> Iterator[str]:
@@ -283,15 +294,10 @@ def _terms() -> Iterator[str]:
     yield "</dl></section>"
 
 
-def _footer(result: BenchResult) -> Iterator[str]:
-    """Yield the last line."""
-    versions = ", ".join(f"{name} {version}" for name, version in result.device.versions.items())
-    yield f"<footer>{escape(versions)}. Written by edgecnn {escape(__version__)}.</footer>"
-
-
-def _fact(name: str, text: str) -> str:
-    """Return a line of a list of facts."""
-    return f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>"
+def _facts(title: str, *facts: tuple[str, str]) -> str:
+    """Return a section that lists facts by name."""
+    lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts)
+    return section(title, f"<dl class='facts'>{lines}</dl>")
 
 
 def _spread(found: Latency) -> str:
@@ -299,25 +305,9 @@ def _spread(found: Latency) -> str:
     return f"p50 {found.p50_ms:.2f}, p99 {found.p99_ms:.2f}, longest {found.max_ms:.2f} ms"
 
 
-def _legend(*items: tuple[str, str]) -> str:
-    """Return what the marks of a chart mean: (classes, text) of each."""
-    marks = "".join(f"<span><i class='{kind}'></i>{text}</span>" for kind, text in items)
-    return f"<p class='legend'>{marks}</p>"
-
-
 def _short(text: str) -> str:
     """Return a label that fits in front of a bar."""
     return text if len(text) <= 36 else f"{text[:35]}…"
-
-
-def _text_cell(text: str) -> str:
-    """Return a cell of text."""
-    return f"<td data-v='{escape(text)}'><span class='name'>{escape(text)}</span></td>"
-
-
-def _cell(value: float | None, text: str) -> str:
-    """Return a number's cell."""
-    return f"<td class='number' data-v='{'' if value is None else format(value, '.6g')}'>{text}</td>"
 
 
 def _number(value: float | None) -> str:

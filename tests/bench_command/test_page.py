@@ -88,9 +88,11 @@ def test_a_browser_shows_sorts_and_filters(tmp_path: Path, tmp_path_factory: pyt
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.on("request", lambda request: request.url == path.as_uri() or problems.append(request.url))
             page.goto(path.as_uri())
-            names = "#layers tbody tr:visible td:nth-child(2)"
+            names = "#runs tbody tr:visible td:nth-child(2)"
             before = page.locator(names).all_inner_texts()
             assert [name.split("@")[0] for name in before] == ["fp32", "fp32", "int8-cpu", "int8-cpu"]
+            page.get_by_role("button", name="#").click()
+            assert page.locator(names).all_inner_texts() == before
             page.get_by_role("button", name="#").click()
             assert page.locator(names).all_inner_texts() == before[::-1]
             page.get_by_label("INT8 only").check()

@@ -1,4 +1,4 @@
-"""What each operator of a graph takes, and how many multiplications it makes: from onnxruntime's trace of a few runs."""
+"""What each operator of a graph or layer of an engine takes, and how many multiplications a graph makes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgecnn.bench.result import LayerTime
 from edgecnn.errors import BackendError
 from edgecnn.runtime.ort import OrtOptions, OrtSession
 from edgecnn.runtime.session import Array
+from edgecnn.runtime.tensorrt import TensorRtSession
 
-__all__ = ["count_macs", "layer_times", "macs_of_trace", "times_of_trace"]
+__all__ = ["count_macs", "engine_layer_times", "layer_times", "macs_of_trace", "times_of_trace"]
 
 _RUNS = 20
 _WARM = 3
@@ -33,6 +35,15 @@ def layer_times(model: Path, options: OrtOptions, feed: Mapping[str, Array]) -> 
         BackendError: onnxruntime refuses the model, or wrote no trace.
     """
     return times_of_trace(_trace(model, options, feed, _WARM + _RUNS), skip=_WARM)
+
+
+def engine_layer_times(session: TensorRtSession, feed: Mapping[str, Array]) -> tuple[LayerTime, ...]:
+    """Run an engine under TensorRT's profiler; the session is slower afterwards. The kind of a layer stands in its name.
+
+    Raises:
+        UserError, BackendError: as :meth:`~edgecnn.runtime.session.Session.run`.
+    """
+    return _averaged(session.layer_times(feed, _WARM + _RUNS), skip=_WARM)
 
 
 def count_macs(model: Path, feed: Mapping[str, Array]) -> int:
@@ -57,9 +68,18 @@ def times_of_trace(events: Sequence[Event], *, skip: int) -> tuple[LayerTime, ..
         name = str(event["name"]).removesuffix("_kernel_time")
         taken.setdefault(name, []).append(float(event["dur"]) / 1e3)  # microseconds
         kinds[name] = str(event["args"].get("op_name", ""))
+    return _averaged(taken, kinds, skip=skip)
+
+
+def _averaged(
+    taken: Mapping[str, Sequence[float]], kinds: Mapping[str, str] = MappingProxyType({}), *, skip: int
+) -> tuple[LayerTime, ...]:
+    """Average milliseconds by name, without the first runs."""
     means = {name: sum(times[skip:]) / len(times[skip:]) for name, times in taken.items() if len(times) > skip}
     whole = sum(means.values()) or 1.0
-    return tuple(LayerTime(name=name, op=kinds[name], mean_ms=mean, share=mean / whole) for name, mean in means.items())
+    return tuple(
+        LayerTime(name=name, op=kinds.get(name, ""), mean_ms=mean, share=mean / whole) for name, mean in means.items()
+    )
 
 
 def macs_of_trace(events: Sequence[Event]) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from edgecnn.bench.compare import in_turns, judge
 from edgecnn.bench.config import BenchConfig
 from edgecnn.bench.device import describe
-from edgecnn.bench.layers import layer_times
+from edgecnn.bench.layers import engine_layer_times, layer_times
 from edgecnn.bench.loops import Served, Times, arrivals, back_to_back, open_loop
 from edgecnn.bench.memory import peak_mb, rss_mb
 from edgecnn.bench.requests import take_apart
@@ -26,7 +26,7 @@ from edgecnn.progress import Progress, silent
 from edgecnn.runtime.bundle import Bundle
 from edgecnn.runtime.choice import ENGINE_BACKENDS
 from edgecnn.runtime.ort import OrtOptions
-from edgecnn.runtime.tensorrt import Rebuild
+from edgecnn.runtime.tensorrt import Rebuild, TensorRtOptions, TensorRtSession
 
 __all__ = ["bench"]
 
@@ -253,17 +253,23 @@ def _load(found: Served, config: BenchConfig, requests: int) -> Load:
 
 def _layers(one: Ready) -> tuple[LayerTime, ...]:
     """Measure the operators, where the backend has a tracer of its own."""
-    options = one.cell.options
-    if not isinstance(options, OrtOptions):
-        return ()
-    return layer_times(one.cell.bundle.model_path(one.cell.choice.variant), options, one.inputs.feeds[0])
+    cell, feed = one.cell, one.inputs.feeds[0]
+    if isinstance(cell.options, OrtOptions):
+        return layer_times(cell.bundle.model_path(cell.choice.variant), cell.options, feed)
+    if isinstance(cell.options, TensorRtOptions):
+        with cell.bundle.session(
+            cell.choice.variant, cell.choice.backend, allow_unverified=True, options=cell.options
+        ) as session:
+            assert isinstance(session, TensorRtSession)
+            return engine_layer_times(session, feed)
+    return ()
 
 
 def _warnings(one: Ready, load: Load | None, config: BenchConfig) -> list[str]:
     """Return what makes a run doubtful, and what it lacks."""
     found = [one.inputs.note] if one.inputs.note else []
-    if config.profile and not isinstance(one.cell.options, OrtOptions):
-        found.append(f"layers are profiled on onnxruntime alone, and this ran on {one.cell.choice.backend}")
+    if config.profile and not isinstance(one.cell.options, OrtOptions | TensorRtOptions):
+        found.append(f"layers are not profiled on {one.cell.choice.backend}")
     if not one.start_up.steady:
         found.append(f"latency was not steady after {one.start_up.warmup_ms / 1e3:.1f} s of warming up")
     if load is not None and load.utilisation >= 1:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecnn import zoo
+from edgecnn.bench.layers import count_macs
 from edgecnn.bench.timing import interleave
-from edgecnn.comparison.measure import feed, processor
+from edgecnn.comparison.measure import feed, images, processor
 from edgecnn.comparison.names import FAMILIES, short
 from edgecnn.comparison.points import Comparison, LeftOut, Measured, Point
 from edgecnn.errors import EdgecnnError, UserError
-from edgecnn.onnxio import weight_counts
+from edgecnn.onnxio import parameter_count
 from edgecnn.optional import available
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime import AutoOptions, Bundle
@@ -122,14 +123,15 @@ def _candidates(bundles: Sequence[Bundle], config: BundleConfig) -> tuple[list[_
 
 def size_of(bundle: Bundle) -> tuple[int | None, int | None]:
     """Return a network's parameters and multiply-adds: the zoo's own count, or its fp32 graph's; None where neither can be had."""
-    spec = bundle.spec
-    row = next((row for row in zoo.table() if row["name"] == spec.name), None)
+    row = next((row for row in zoo.table() if row["name"] == bundle.spec.name), None)
     size = [bundle.preprocess.channels, *bundle.preprocess.size]
-    if row is not None and spec.num_classes == row["num_classes"] and size == row["input_size"]:
+    if row is not None and bundle.spec.num_classes == row["num_classes"] and size == row["input_size"]:
         return row["num_params"], row["macs"]
-    if "fp32" not in bundle.variants or not available("onnx_ir"):
+    if "fp32" not in bundle.variants:
         return None, None
-    return weight_counts(bundle.model_path("fp32"))
+    path, spec = bundle.model_path("fp32"), bundle.variants["fp32"].inputs[0]
+    params = parameter_count(path) if available("onnx_ir") else None
+    return params, count_macs(path, feed(spec)) // images(spec) if available("onnxruntime") else None
 
 
 def _point(bundle: Bundle, variant: str, counts: tuple[int | None, int | None], *, many: bool) -> Point:
@@ -174,23 +176,22 @@ def _measured(
             sessions[item.point.name] = stack.enter_context(session)
         if not sessions:
             raise UserError(f"none of the graphs runs here; the first: {left_out[-1].reason}")
-        feeds = {name: feed(session) for name, session in sessions.items()}
+        feeds = {name: feed(session.inputs[0]) for name, session in sessions.items()}
         first = next(iter(sessions))
         found = interleave(sessions, feeds, baseline=first, seconds=config.seconds, progress=progress)
-        backends = {name: session.backend for name, session in sessions.items()}
-    base = found[first].median_ms
-    threads = config.options.threads
-    latencies = {
-        name: Measured(
-            milliseconds=timing.ratio * base,
-            ratio=timing.ratio,
-            spread=timing.spread,
+    batches = {name: images(session.inputs[0]) for name, session in sessions.items()}
+    base = found[first].median_ms / batches[first]
+    latencies = {}
+    for name, timing in found.items():
+        share = batches[first] / batches[name]  # of a run's time that one image has, against the first one's
+        latencies[name] = Measured(
+            milliseconds=timing.ratio * share * base,
+            ratio=timing.ratio * share,
+            spread=timing.spread * share,
             rounds=timing.runs,
-            backend=backends[name],
-            threads=threads,
+            backend=sessions[name].backend,
+            threads=config.options.threads,
         )
-        for name, timing in found.items()
-    }
     return tuple(
         replace(item.point, latency=latencies[item.point.name]) for item in candidates if item.point.name in latencies
     )

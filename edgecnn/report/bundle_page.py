@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.report import html
-from edgecnn.report.bench_sections import bench_sections
 from edgecnn.report.embed import embed_section
 from edgecnn.report.gather import Findings
+from edgecnn.report.measured import measured_sections
 from edgecnn.report.page import analysis_sections
 from edgecnn.report.provenance import provenance_sections
 from edgecnn.report.variants import engines_section, placement_sections, variants_section
@@ -29,7 +29,7 @@ def bundle_page(findings: Findings) -> str:
     """Return the page's HTML."""
     sections = list(_sections(findings))
     body = [*_head(findings), _contents(sections), *sections, html.footer()]
-    return html.document(f"{findings.bundle.spec.name}: report of a bundle", body, styles=("bundle.css",))
+    return html.document(f"{findings.bundle.spec.name}: report of a bundle", body, styles=("bench.css", "bundle.css"))
 
 
 def _sections(findings: Findings) -> Iterator[str]:
@@ -42,7 +42,7 @@ def _sections(findings: Findings) -> Iterator[str]:
     if findings.evaluation is not None:
         yield evaluation_section(findings.evaluation, findings.data, manifest.weights.top1)
     if findings.bench is not None:
-        yield from bench_sections(findings.bench)
+        yield from measured_sections(findings.bench)
     if findings.analysis is not None:
         yield f"<h2 class='part' id='analysis'>{escape(findings.analysis.variant)}, layer by layer</h2>"
         yield from analysis_sections(findings.analysis)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 from PIL import Image
-from tiny_bundle import CLASSES, edit_manifest, graph_bytes, photos, write_tiny
+from tiny_bundle import CLASSES, edit_manifest, photos, write_model, write_tiny
 
 from edgecnn.comparison import BundleConfig, Comparison, compare_bundles
 from edgecnn.comparison.bundles import size_of
 from edgecnn.errors import BundleMissingError, UserError
-from edgecnn.onnxio import weight_counts
+from edgecnn.pack import VariantContents
 from edgecnn.runtime import Bundle, OrtOptions
 
 QUICK: dict[str, Any] = {"seconds": 0.1, "options": OrtOptions(threads=1)}
@@ -37,7 +36,7 @@ def test_every_verified_variant_is_measured(tiny: Path) -> None:
         assert point.latency.milliseconds > 0
         assert point.latency.backend == "onnxruntime"
     assert found.points[0].latency.ratio == 1  # type: ignore[union-attr]
-    assert found.axes == ("latency",)  # its file has no shapes, so nobody knows its operations
+    assert found.axes == ("macs", "latency")
 
 
 def test_a_quantized_graph_is_not_said_to_have_fp32s_accuracy(tiny: Path) -> None:
@@ -63,15 +62,19 @@ def test_accuracy_on_labelled_images_is_measured(tiny: Path, tmp_path: Path) -> 
 def test_parameters_and_operations_are_the_graphs(tiny: Path) -> None:
     bundle = Bundle.open(tiny)
     convolution, linear = 8 * 3 * 3 * 3, CLASSES * 8
-    assert size_of(bundle) == (convolution + linear + CLASSES, None)  # a file without shapes
+    assert size_of(bundle) == (convolution + linear + CLASSES, convolution * 15 * 15 + linear)  # stride 2
 
 
-def test_operations_are_counted_where_the_file_has_shapes(tmp_path: Path) -> None:
-    path = tmp_path / "net.onnx"
-    onnx.save(onnx.shape_inference.infer_shapes(onnx.load_from_string(graph_bytes())), path)
-    params, macs = weight_counts(path)
-    assert params == 8 * 27 + CLASSES * 8 + CLASSES
-    assert macs == 8 * 27 * 15 * 15 + CLASSES * 8  # stride 2 on 32 x 32 leaves 15 x 15
+def test_a_static_batch_counts_as_so_many_images(tmp_path: Path) -> None:
+    models = [VariantContents(model=write_model(tmp_path, "fp32", batch=4), verified=True)]
+    bundle = write_tiny(tmp_path, "four", models).path
+    (tmp_path / "one").mkdir()
+    one = write_tiny(tmp_path / "one", "one").path
+    assert size_of(Bundle.open(bundle)) == size_of(Bundle.open(one))
+    both = {point.name: point.latency for point in compared(one, bundle, variants=("fp32",)).points}
+    four = both["four fp32"]
+    assert four is not None
+    assert four.ratio < 1  # a run of four takes longer than a run of one, but not four times as long
 
 
 def test_a_zoo_name_with_other_classes_is_counted_all_the_same(tmp_path: Path) -> None:

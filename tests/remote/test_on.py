@@ -174,3 +174,23 @@ def test_progress_comes_here(server: sshd.Server, bundle: Path) -> None:
 def test_an_interpreter_without_edgecnn(server: sshd.Server, cli: Cli, bundle: Path) -> None:
     line = cli("verify", *ON, "--on-python", "/usr/bin/python3", "--", bundle).failed()
     assert "/usr/bin/python3 has no edgecnn: install it there" in line or "edge: " in line
+
+
+def test_bench_there_is_printed_as_here(server: sshd.Server, cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    from edgecnn.bench import BenchResult
+
+    quick = ("--duration", "0.1s", "--warmup", "0.1s", "--threads", "1", "--no-roofline")
+    place = tmp_path / "bench.csv"
+    result = cli(
+        "bench", *ON, *quick, "--compare", "fp32", "int8-cpu@onnxruntime", "--csv", place, "--json", "--", bundle
+    )
+    assert result.code == 0, result.err
+    found = BenchResult.from_json(result.document)
+    assert [run.label for run in found.runs] == ["fp32@onnxruntime", "int8-cpu@onnxruntime"]
+    assert found.comparisons[0].text
+    assert place.read_text().count("\n") == 3
+    text = cli("bench", *ON, *quick, "--", bundle)
+    assert text.code == 0, text.err
+    assert "int8-cpu@onnxruntime" in text.out
+    assert "images/s" in text.out
+    assert server.leftovers() == []

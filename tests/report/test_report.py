@@ -21,7 +21,6 @@ from edgecnn.artifacts import EngineFacts, Lineage, write_json
 from edgecnn.bench import BenchResult
 from edgecnn.errors import BundleMissingError, DataError, UserError
 from edgecnn.report import Findings, ReportConfig, bundle_page, gather, write_report
-from edgecnn.report.bench_charts import latency_chart
 from edgecnn.report.embed import cpp_snippet, python_snippet
 from edgecnn.runtime import Bundle
 from edgecnn.runtime.engines import EngineRecord
@@ -127,12 +126,11 @@ def test_decisions_layers_and_the_benchmark_are_shown(quantized: Findings) -> No
     for run in quantized.bench.runs:
         assert run.label in text
     for words in (
-        "2 of 90 requests after their deadline of 33.3 ms", "38.5 of 100 GMAC/s (fp32): 38%; 0.39 G multiply-adds (the zoo)",
-        "VDD_IN 9.5 W", "THROTTLED: thermal; clocks NOT locked; other processes 5%", "2.00x faster", "clocks are not locked",
-        "preprocess 2.5 ms, copy 2.5 ms, compute 2.5 ms, postprocess 2.5 ms", "a board (aarch64, 6 cores, a GPU)",
+        "2 of 90 missed the deadline of 33.3 ms", "38.5 of 100 GMAC/s (fp32): 38%; 0.39 G multiply-adds (the zoo)",
+        "VDD_IN 9.5 W", "2.00x faster",
+        "clocks are not locked, and the like of int8-cpu@onnxruntime", "On a board (aarch64, 6 cores, a GPU)",
     ):  # fmt: skip
         assert words in text
-    assert page.count('<svg class="histogram"') >= len(quantized.bench.runs)
 
 
 def test_engines_are_shown_with_their_audits(tmp_path: Path) -> None:
@@ -250,14 +248,6 @@ def test_bad_input(tmp_path: Path) -> None:
         ReportConfig(seconds=float("nan"))
     with pytest.raises(UserError, match="quantized"):
         gather(write_bundle(tmp_path, precisions=("fp32",)).path, ReportConfig(analyze=True))
-
-
-def test_a_histogram_without_width_or_counts_is_left_out() -> None:
-    (run, _) = whole_result().runs
-    assert "p99" in latency_chart(run)
-    flat = replace(run.histogram, edges_ms=(9.0, 9.0, 9.0))
-    for odd in (flat, replace(run.histogram, counts=(0, 0)), replace(run.histogram, counts=(1,))):
-        assert latency_chart(replace(run, histogram=odd)) == ""
 
 
 def test_a_browser_opens_sorts_and_filters(quantized: Findings, tmp_path: Path) -> None:

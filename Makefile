@@ -25,7 +25,7 @@ demo: setup ## the main job on trained weights: export EfficientNet-Lite0 to INT
 	$(BIN)/edgecnn predict build/demo/efficientnet_lite0-int8 tests/data/cat.jpg
 
 # What some tests drive: a browser, an ssh server, a C++ toolchain. CI installs them; elsewhere these tests are skipped, and say so.
-DEBIAN := chromium openssh-server rsync cmake g++ nlohmann-json3-dev zlib1g-dev
+DEBIAN := chromium openssh-server rsync cmake g++ nlohmann-json3-dev zlib1g-dev libjpeg-dev libpng-dev
 
 system: ## the Debian packages that some tests need (as root, with apt-get)
 	@missing=$$(for name in $(DEBIAN); do dpkg -s $$name >/dev/null 2>&1 || echo $$name; done); \

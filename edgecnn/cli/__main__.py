@@ -31,6 +31,7 @@ COMMANDS = {
     "compare": "Accuracy against operations or latency: the zoo, or bundles.",
     "predict": "Classify images with a bundle.",
     "inspect": "Show what is in a bundle or an ONNX file, and why.",
+    "native": "Say where the C++ runtime is: headers, CMake, an example.",
     "plugin": "Compile the deformable-convolution plugin for TensorRT.",
     "devices": "List and probe the devices that --on runs on.",
     "doctor": "Check this machine: backends, versions, what is missing.",

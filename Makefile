@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types sweep sweep-engines bench gpu clean
+.PHONY: help setup system demo test check lint types sweep sweep-engines bench gpu clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -24,7 +24,17 @@ demo: setup ## the main job on trained weights: export EfficientNet-Lite0 to INT
 	$(BIN)/edgecnn verify build/demo/efficientnet_lite0-int8
 	$(BIN)/edgecnn predict build/demo/efficientnet_lite0-int8 tests/data/cat.jpg
 
-test: setup ## the tests
+# What some tests drive: a browser, an ssh server, a C++ toolchain. CI installs them; elsewhere these tests are skipped, and say so.
+DEBIAN := chromium openssh-server rsync cmake g++ nlohmann-json3-dev zlib1g-dev
+
+system: ## the Debian packages that some tests need (as root, with apt-get)
+	@missing=$$(for name in $(DEBIAN); do dpkg -s $$name >/dev/null 2>&1 || echo $$name; done); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then echo "not root, or no apt-get: some tests will be skipped without" $$missing; exit 0; fi; \
+	(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null) \
+	|| echo "apt-get failed: some tests will be skipped without" $$missing
+
+test: setup $(if $(CI),system) ## the tests
 	$(BIN)/python -m pytest
 
 check: lint types ## ruff, ruff format, mypy --strict, layering
@@ -39,6 +49,7 @@ types: setup
 	cp -rs $(CURDIR)/edgecnn build/typing/edgecnn
 	cp -rs $(CURDIR)/models build/typing/edgecnn/models
 	cp -rs $(CURDIR)/calib build/typing/edgecnn/calib
+	cp -rs $(CURDIR)/examples build/typing/edgecnn/examples
 	$(BIN)/mypy
 
 sweep: setup ## the heavy checks: large networks against their goldens, every model of the zoo through the main job (docs/ZOO.md)

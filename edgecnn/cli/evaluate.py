@@ -11,6 +11,7 @@ import click
 from edgecnn.cli.backend import run_options, session_options, warn_about
 from edgecnn.cli.executor import executor_config, executor_options
 from edgecnn.cli.output import common_options, emit, number, progress_bar, table, warn
+from edgecnn.cli.remote import OnCommand
 
 if TYPE_CHECKING:
     from edgecnn.parity.evaluate import Evaluation
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=OnCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="ImageFolder, or images with labels.csv.")
 @click.option("--variant", "variants", multiple=True, help="Only these (repeatable). [all]")
@@ -32,6 +33,7 @@ def command(
     variants: tuple[str, ...],
     limit: int | None,
     backend: str,
+    plugins: tuple[Path, ...],
     threads: int,
     provider: str,
     allow_unverified: bool,
@@ -58,7 +60,7 @@ def command(
     from edgecnn.runtime import Bundle
     from edgecnn.scale.run import evaluate_at_scale
 
-    options = session_options(backend, threads, provider)
+    options = session_options(backend, threads, provider, plugins)
     opened = Bundle.open(bundle, allow_unverified=allow_unverified)
     warn_about(opened)
     config = executor_config(executor, workers, cluster)

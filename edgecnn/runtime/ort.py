@@ -19,7 +19,15 @@ from edgecnn.runtime.cpu import EXACT_INSTRUCTIONS, cpu_flags
 from edgecnn.runtime.session import Array, Session, check_count, model_source
 from edgecnn.spec import Dim, TensorSpec
 
-__all__ = ["ALWAYS_DISABLED", "EXACT_PRODUCTS", "OrtBinding", "OrtOptions", "OrtSession", "available_providers"]
+__all__ = [
+    "ALWAYS_DISABLED",
+    "EXACT_FLOATS",
+    "EXACT_PRODUCTS",
+    "OrtBinding",
+    "OrtOptions",
+    "OrtSession",
+    "available_providers",
+]
 
 Optimize = Literal["all", "extended", "basic", "disabled"]
 
@@ -31,19 +39,24 @@ QuantizeLinear. A layer that was kept in float on purpose (a float island in an 
 """
 
 EXACT_PRODUCTS = "session.x64quantprecision"
-"""What keeps ``int8-cpu`` true on x86 processors without VNNI, set to "1" in every session of ours.
+"""What keeps ``int8-cpu`` true on x86 processors without VNNI, set to "1" in every session of ours there.
 
 There onnxruntime adds pairs of uint8 x int8 products in 16 bits, which saturate without an error; with this entry it turns the weights
-into uint8 first, whose products it adds in 32. It has no effect on processors with VNNI. An application that loads the ONNX file by
-itself must set it too (onnxruntime_session_options_config_keys.h, ``kOrtSessionOptionsAvx2PrecisionMode``).
+into uint8 first, whose products it adds in 32. An application that loads the ONNX file by itself must set it too
+(onnxruntime_session_options_config_keys.h, ``kOrtSessionOptionsAvx2PrecisionMode``). With VNNI nothing saturates, and the entry is left
+out: onnxruntime 1.32 heeds it on some of these processors too, where it costs speed and, by way of :data:`SIGNED_TO_UNSIGNED`, the graph.
 """
 
 SIGNED_TO_UNSIGNED = "QDQS8ToU8Transformer"
-"""The optimizer pass that is tried without first where :data:`EXACT_PRODUCTS` may have an effect (onnxruntime 1.32).
+"""The optimizer pass that is tried without first where :data:`EXACT_PRODUCTS` is set (onnxruntime 1.32).
 
 There it gives a per-channel weight without zero point a scalar one, and the DequantizeLinear fails when it is run. Without it, a
 quantized Gemm with int8 activations has no kernel, which shows when the model is loaded: then it is loaded with the pass.
 """
+
+EXACT_FLOATS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+"""Provider -> options that it gets unless the caller sets them: by default CUDA rounds what float32 layers multiply to 10 bits of mantissa,
+so that an fp32 graph would be no more exact than an fp16 one, and would fail its verification."""
 
 _FATAL = 4  # onnxruntime's log severity: errors come back as exceptions, so nothing below this needs to reach stderr
 _LEVELS = {"all": "ENABLE_ALL", "extended": "ENABLE_EXTENDED", "basic": "ENABLE_BASIC", "disabled": "DISABLE_ALL"}
@@ -70,7 +83,7 @@ class OrtOptions:
         threads: within one operator; 0 lets onnxruntime choose (one a physical core).
         inter_threads: operators side by side; 1 runs them in sequence, which is best for one-branch CNNs.
         providers: execution providers in order of preference, each a name or ``(name, {option: value})``. The CPU provider
-            takes what the others leave.
+            takes what the others leave. CUDA computes float32 in float32 (:data:`EXACT_FLOATS`), unless ``use_tf32`` is given.
         optimize: graph optimization level.
         disabled_optimizers: passes to leave out, besides :data:`ALWAYS_DISABLED`.
         spin: whether idle threads spin between operators: faster, at the price of a busy core.
@@ -245,24 +258,31 @@ def _check_providers(ort: Any, options: OrtOptions) -> None:
 
 def _start(ort: Any, source: str | bytes, options: OrtOptions) -> Any:
     """Load a model."""
+    exact = not cpu_flags() & EXACT_INSTRUCTIONS
 
     def start(*disabled: str) -> Any:
         return ort.InferenceSession(
             source,
-            _session_options(ort, options),
-            providers=[p if isinstance(p, str) else (p[0], dict(p[1])) for p in options.providers],
+            _session_options(ort, options, exact=exact),
+            providers=_providers(options),
             disabled_optimizers=[*ALWAYS_DISABLED, *options.disabled_optimizers, *disabled],
             enable_fallback=0,  # a fallback prints, and hides that the wanted provider is not in use
         )
 
-    if not cpu_flags() & EXACT_INSTRUCTIONS:
+    if exact:
         with suppress(Exception):
             return start(SIGNED_TO_UNSIGNED)
     return start()
 
 
-def _session_options(ort: Any, options: OrtOptions) -> Any:
-    """Translate our options."""
+def _providers(options: OrtOptions) -> list[tuple[str, dict[str, Any]]]:
+    """Return the providers with the caller's options over ours."""
+    given = [(p, {}) if isinstance(p, str) else p for p in options.providers]
+    return [(name, {**EXACT_FLOATS.get(name, {}), **own}) for name, own in given]
+
+
+def _session_options(ort: Any, options: OrtOptions, *, exact: bool) -> Any:
+    """Translate our options; ``exact`` asks for :data:`EXACT_PRODUCTS`."""
     result = ort.SessionOptions()
     result.intra_op_num_threads = options.threads
     result.inter_op_num_threads = options.inter_threads
@@ -272,7 +292,8 @@ def _session_options(ort: Any, options: OrtOptions) -> Any:
     result.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{_LEVELS[options.optimize]}")
     result.log_severity_level = _FATAL
     result.enable_mem_pattern = options.reuse
-    result.add_session_config_entry(EXACT_PRODUCTS, "1")
+    if exact:
+        result.add_session_config_entry(EXACT_PRODUCTS, "1")
     if not options.spin:
         result.add_session_config_entry("session.intra_op.allow_spinning", "0")
         result.add_session_config_entry("session.inter_op.allow_spinning", "0")

@@ -15,6 +15,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, get_type_hints
@@ -493,6 +494,7 @@ def fake(version: str, *, inspection: Mapping[str, Any] | str = "", failure: str
     names = recorded(version)
     module: Any = ModuleType("tensorrt")
     module.__version__ = version
+    module.__spec__ = ModuleSpec("tensorrt", None)  # torch looks for it
     module.ILogger, module.IProgressMonitor = ILogger, IProgressMonitor
     for base in CLASSES:
         has = frozenset(names[base.__name__])

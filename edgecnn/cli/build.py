@@ -10,11 +10,12 @@ import click
 from edgecnn.cli.backend import warn_about
 from edgecnn.cli.engines import print_engines, print_gate
 from edgecnn.cli.output import common_options, console, emit, progress_bar, warn
+from edgecnn.cli.remote import OnCommand
 
 __all__ = ["command"]
 
 
-@click.command("build")
+@click.command("build", cls=OnCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--target",

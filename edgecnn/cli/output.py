@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgecnn.progress import Progress, silent
+from edgecnn.progress import LINE, LINES, Progress, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +80,10 @@ def warn(text: str) -> None:
 
 @contextmanager
 def progress_bar(as_json: bool = False) -> Iterator[Progress]:
-    """Yield a progress function: bars on a terminal's stderr, silence elsewhere and under ``--json``."""
+    """Yield a progress function: bars on a terminal's stderr, silence elsewhere and under ``--json``; lines for a client far away."""
+    if os.environ.get(LINES):
+        yield _lines()
+        return
     if as_json or not sys.stderr.isatty():
         yield silent
         return
@@ -103,3 +108,16 @@ def progress_bar(as_json: bool = False) -> Iterator[Progress]:
             bars.update(tasks[step], completed=done, total=total or None)
 
         yield report
+
+
+def _lines() -> Progress:
+    """Return a progress function that writes lines on stderr, at most five a second for each step."""
+    last: dict[str, float] = {}
+
+    def report(step: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - last.get(step, 0.0) > 0.2:
+            last[step] = now
+            click.echo(LINE + json.dumps([step, done, total]), err=True)
+
+    return report

@@ -8,11 +8,12 @@ import click
 
 from edgecnn.cli.backend import run_options, session_options, warn_about
 from edgecnn.cli.output import common_options, emit
+from edgecnn.cli.remote import OnCommand
 
 __all__ = ["command"]
 
 
-@click.command("predict")
+@click.command("predict", cls=OnCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=1), default=5, help="Classes to show, most probable first. [5]")

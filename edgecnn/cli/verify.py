@@ -9,11 +9,12 @@ import click
 from edgecnn.cli.backend import backend_option, provider_option, session_options, warn_about
 from edgecnn.cli.output import common_options, console, emit, progress_bar
 from edgecnn.cli.parity import print_report
+from edgecnn.cli.remote import OnCommand
 
 __all__ = ["command"]
 
 
-@click.command("verify")
+@click.command("verify", cls=OnCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of images to verify on besides the bundle's own.")
 @click.option(

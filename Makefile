@@ -78,8 +78,9 @@ bench-peers: setup $(PEERS)/nncf/.ready $(PEERS)/modelopt/.ready ## measure NNCF
 	rm -rf build/bench
 	$(BIN)/python -m pytest -m bench_peers $(or $(BENCH),tests/bench); status=$$?; $(BIN)/python tests/bench/page.py; exit $$status
 
-gpu: setup ## what needs an NVIDIA GPU: the plugin's kernels against their goldens and other forms (docs/GPU.md)
-	$(BIN)/python -m pytest -m gpu tests
+gpu: setup ## what needs an NVIDIA GPU, beside the CPU: onnxruntime's CUDA provider, engines, the plugin (docs/GPU.md)
+	rm -rf build/gpu
+	$(BIN)/python -m pytest -m gpu $(or $(GPU),tests); status=$$?; $(BIN)/python tests/gpu/page.py; exit $$status
 
 clean: ## remove what was built, not the .venv
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

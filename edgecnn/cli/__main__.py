@@ -29,6 +29,7 @@ COMMANDS = {
     "bench": "Measure a bundle on this device, or two against each other.",
     "analyze": "Explain INT8 layer by layer: which layers cost accuracy, and why.",
     "compare": "Accuracy against operations or latency: the zoo, or bundles.",
+    "report": "One page with everything there is to know of a bundle.",
     "predict": "Classify images with a bundle.",
     "inspect": "Show what is in a bundle or an ONNX file, and why.",
     "native": "Say where the C++ runtime is: headers, CMake, an example.",

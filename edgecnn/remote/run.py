@@ -292,6 +292,8 @@ def _fetch_engines(job: Job, index: int, prepared: Prepared, device: Device, *, 
     bundle, tree = prepared.bundles[index], prepared.trees[index]
     place = _place(index, tree.name)
     now = job.files([f"{place}/{MANIFEST}"])
+    if not now:
+        raise RemoteError(f"{device.name}: the bundle is gone there")
     ((sha, size),) = now.values()
     if sha == tree.files[MANIFEST].sha256:
         return []

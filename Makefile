@@ -49,6 +49,7 @@ types: setup
 	cp -rs $(CURDIR)/edgecnn build/typing/edgecnn
 	cp -rs $(CURDIR)/models build/typing/edgecnn/models
 	cp -rs $(CURDIR)/calib build/typing/edgecnn/calib
+	cp -rs $(CURDIR)/examples build/typing/edgecnn/examples
 	$(BIN)/mypy
 
 sweep: setup ## the heavy checks: large networks against their goldens, every model of the zoo through the main job (docs/ZOO.md)

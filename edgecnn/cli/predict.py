@@ -26,6 +26,7 @@ def command(
     top: int,
     variant: str | None,
     backend: str,
+    plugins: tuple[Path, ...],
     threads: int,
     provider: str,
     allow_unverified: bool,
@@ -41,9 +42,8 @@ def command(
     opened = Bundle.open(bundle, allow_unverified=allow_unverified)
     warn_about(opened)
     results, failed = [], []
-    with Classifier(
-        opened, variant, allow_unverified=allow_unverified, options=session_options(backend, threads, provider)
-    ) as classify:
+    options = session_options(backend, threads, provider, plugins)
+    with Classifier(opened, variant, allow_unverified=allow_unverified, options=options) as classify:
         for image in images:
             try:
                 predictions = classify.predict(image, top)

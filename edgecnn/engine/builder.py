@@ -100,6 +100,11 @@ def _for_parser(model: OnnxModel, config: BuildConfig, version: tuple[int, ...])
     if not DropDeformFunction().apply(graph):
         yield model.path
         return
+    if config.strip_weights:
+        raise UserError(
+            f"{model.path.name} has deformable convolutions as plugins: before TensorRT 10.7 its weights cannot be put back, so build it "
+            "without --strip-weights"
+        )
     with scratch_file(graph) as file:
         yield file
 

@@ -23,7 +23,16 @@ from edgecnn.runtime.bundle import Bundle
 from edgecnn.runtime.engines import EngineRecord, engine_file
 from edgecnn.runtime.tensorrt import TensorRtOptions
 
-__all__ = ["EngineOutcome", "build_engines", "build_into", "engine_config", "rebuilt", "unsound"]
+__all__ = [
+    "EngineOutcome",
+    "build_engines",
+    "build_into",
+    "config_for",
+    "engine_config",
+    "model_of",
+    "rebuilt",
+    "unsound",
+]
 
 FOR_CPU = "int8-cpu"
 
@@ -141,8 +150,8 @@ def rebuilt(
     say = say or log.warning
     bundle = Bundle.open(folder, allow_unverified=True, check="sizes")
     facts = bundle.manifest.engines[f"{variant}.{options.flavour}"].facts
-    here, model = device(), _model(bundle, variant)
-    config = _for_here(facts, options, here)
+    here, model = device(), model_of(bundle, variant)
+    config = config_for(facts, options, here)
     gpu = [here.name, here.compute_capability] if here else []
     parts = {"graph": model.sha256, "config": config.to_json(), "version": ready(config).version, "gpu": gpu}
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -187,10 +196,10 @@ def _models(bundle: Bundle, variants: Sequence[str], allow_unverified: bool) -> 
     ]
     if not (variants or usable):
         raise UserError(f"{bundle.path} has no verified variant for TensorRT; it has {', '.join(bundle.variants)}")
-    return {name: _model(bundle, name) for name in variants or usable}
+    return {name: model_of(bundle, name) for name in variants or usable}
 
 
-def _model(bundle: Bundle, name: str) -> OnnxModel:
+def model_of(bundle: Bundle, name: str) -> OnnxModel:
     """Describe a graph from the manifest, so that a device needs no onnx to build."""
     variant, path = bundle.variant(name), bundle.model_path(name)
     files = [file for file in (path, data_path(path)) if file.exists()]
@@ -216,8 +225,8 @@ def _kept(plan: Path) -> EngineFacts | None:
         return None
 
 
-def _for_here(facts: EngineFacts, options: TensorRtOptions, here: Device | None) -> BuildConfig:
-    """Return how an engine was built, for this device."""
+def config_for(facts: EngineFacts, options: TensorRtOptions, here: Device | None) -> BuildConfig:
+    """Return how an engine was built, for this device: batch and limits are taken over, what concerns other devices is not."""
     old = facts.options
     batch, dla = old.get("batch"), old.get("dla")
     rtx = options.flavour == "tensorrt-rtx"

@@ -1,5 +1,7 @@
-"""Pages for a reader: HTML that stands alone in one file."""
+"""Pages for a reader: HTML that stands alone in one file; and the picture of a comparison."""
 
-from edgecnn.report.page import analysis_page, check_place, write_page
+from edgecnn.report.html import check_place
+from edgecnn.report.page import analysis_page, write_page
+from edgecnn.report.write import write_comparison
 
-__all__ = ["analysis_page", "check_place", "write_page"]
+__all__ = ["analysis_page", "check_place", "write_comparison", "write_page"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from edgecnn.runtime.choice import Options
 
-__all__ = ["Classifier", "Prediction", "run_pixels", "softmax"]
+__all__ = ["Classifier", "Prediction", "check_top", "run_pixels", "softmax"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Prediction:
 
 class Classifier:
     """A bundle's classifier. Preprocessing, labels and softmax come from the bundle.
+
+    Safe to call from several threads at once, as the sessions are.
 
     Example::
 
@@ -114,9 +117,70 @@ class Classifier:
 
     def predict_batch(self, images: Sequence[ImageSource], top: int = 5) -> list[list[Prediction]]:
         """Classify many pictures. Raises as :meth:`__call__`."""
-        if isinstance(top, bool) or not isinstance(top, (int, np.integer)) or top < 1:
-            raise UserError(f"top must be a whole number of at least 1, found {top!r}")
+        check_top(top)
         return [self._best(row, int(top)) for row in self.probabilities(images)]
+
+    def try_batch(
+        self, images: Sequence[ImageSource], top: int | Sequence[int] = 5
+    ) -> list[list[Prediction] | Exception]:
+        """Classify many pictures in one run, so that a bad one fails alone.
+
+        Args:
+            images: one after the other; not cut to ``batch_size``.
+            top: how many classes to return, for all or for each.
+
+        Returns:
+            For each picture its predictions, or what went wrong with it: a DataError where it cannot be decoded, a BackendError where
+            the model gave NaN for it.
+
+        Raises:
+            BackendError: the backend failed, for all of them.
+        """
+        tops = [top] * len(images) if isinstance(top, int) else list(top)
+        for one in tops:
+            check_top(one)
+        found: list[list[Prediction] | Exception] = []
+        pixels, places = [], []
+        for place, image in enumerate(images):
+            try:
+                pixels.append(fit(decode(image), self.bundle.preprocess))
+            except Exception as error:  # noqa: BLE001 -- it is the outcome of this picture, whatever it is
+                found.append(error)
+            else:
+                found.append([])
+                places.append(place)
+        if not pixels:
+            return found
+        for place, row in zip(places, run_pixels(self.session, np.stack(pixels), self.bundle.preprocess), strict=True):
+            found[place] = (
+                self._best(self._scores(row), tops[place]) if np.isfinite(row).all() else BackendError(self._nan())
+            )
+        return found
+
+    def warm_up(self, batch_sizes: Sequence[int] = (1,), runs: int = 2) -> float:
+        """Run on made-up pictures, so that the first real one does not pay for what backends put off until they run.
+
+        Args:
+            batch_sizes: of the runs: those that the application will use.
+            runs: of each.
+
+        Returns:
+            The seconds that it took.
+
+        Raises:
+            UserError: a size or number below 1.
+            BackendError: the backend failed.
+        """
+        if runs < 1 or not batch_sizes or min(batch_sizes) < 1:
+            raise UserError(f"warm_up needs batch sizes and runs of at least 1, found {list(batch_sizes)} and {runs}")
+        preprocess = self.bundle.preprocess
+        shape = (max(batch_sizes), *preprocess.size, preprocess.channels)
+        pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        started = perf_counter()
+        for size in batch_sizes:
+            for _ in range(runs):
+                run_pixels(self.session, pixels[:size], preprocess)
+        return perf_counter() - started
 
     def probabilities(self, images: Sequence[ImageSource]) -> NDArray[np.float64]:
         """Return the probabilities of all classes: float64 (N, classes). Raises as :meth:`__call__`."""
@@ -129,8 +193,8 @@ class Classifier:
             return np.zeros((0, self.bundle.spec.num_classes))
         scores = np.concatenate(rows).astype(np.float64)
         if not np.isfinite(scores).all():
-            raise BackendError(f"the model gave NaN or infinity ({self.variant or self.session.backend})")
-        return scores if self.bundle.manifest.embedded.softmax else softmax(scores)
+            raise BackendError(self._nan())
+        return self._scores(scores)
 
     def close(self) -> None:
         """Close the session."""
@@ -146,6 +210,15 @@ class Classifier:
         """Close the session."""
         self.close()
 
+    def _scores(self, output: Array) -> NDArray[np.float64]:
+        """Return what the graph gave as probabilities."""
+        scores = output.astype(np.float64)
+        return scores if self.bundle.manifest.embedded.softmax else softmax(scores)
+
+    def _nan(self) -> str:
+        """Say that the model gave something that is no number."""
+        return f"the model gave NaN or infinity ({self.variant or self.session.backend})"
+
     def _best(self, probabilities: NDArray[np.float64], top: int) -> list[Prediction]:
         """Return the ``top`` most probable classes; ties in the order of the classes."""
         order = np.argsort(-probabilities, kind="stable")[:top]
@@ -154,6 +227,12 @@ class Classifier:
     def _label(self, index: int) -> str:
         """Return a class's name, or its number."""
         return self.labels[index] if index < len(self.labels) else str(index)
+
+
+def check_top(top: object) -> None:
+    """Refuse a number of classes that is not one. Raises UserError."""
+    if isinstance(top, bool) or not isinstance(top, (int, np.integer)) or top < 1:
+        raise UserError(f"top must be a whole number of at least 1, found {top!r}")
 
 
 def softmax(logits: Array) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from cli_tools import Cli
 from PIL import Image
@@ -210,7 +211,43 @@ def test_verify_runs_engines_at_both_ends_of_the_profile(cli: Cli, bundle: Bundl
 
     machine.module.change = spoil_large
     assert cli("verify", bundle.path, "--backend", "tensorrt").code == 3
-    assert seen == {2, 4}
+    assert seen == {2, 3, 4}  # the best size too
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "11.1.0"])
+def test_bisecting_names_the_layer_of_the_engine_that_departs(
+    cli: Cli, bundle: Bundle, machine: Machine, version: str
+) -> None:
+    """The engine's arithmetic is wrong at one layer, and everything after it with it."""
+    machine.become(version)
+    result = cli("verify", bundle.path, "--backend", "tensorrt", "--bisect", "--json")
+    assert result.code == 0, (result.out[:3000], result.err)
+    sound = result.document["bisect"]
+    assert list(sound) == ["fp32@tensorrt", "int8@tensorrt"]
+    for name, report in sound.items():
+        assert report["first"] is None, name
+        assert report["reference"] == f"model.{name.partition('@')[0]}.onnx on the CPU"
+        assert len(report["layers"]) > 3
+        assert all(layer["own_db"] is None or layer["own_db"] > 100 for layer in report["layers"])
+    machine.module.edit = lambda content: spoiled(content, "relu")
+    result = cli("verify", bundle.path, "--backend", "tensorrt", "--bisect", "--json")
+    assert result.code == 3
+    for report in result.document["bisect"].values():
+        assert report["first"], report
+        assert report["first"]["tensor"] == "relu"
+        assert "dB on the same inputs, where this precision explains no less than" in report["first"]["reason"]
+        departs = [layer["tensor"] for layer in report["layers"] if layer["departs"]]
+        assert departs == ["relu"]  # those after it are right on what they were given
+    text = cli("verify", bundle.path, "--backend", "tensorrt", "--bisect").out
+    assert "fp32@tensorrt first departs from model.fp32.onnx on the CPU at Relu" in text
+
+
+def spoiled(content: bytes, tensor: str) -> bytes:
+    """Return a graph in which one tensor is something else."""
+    model = onnx.load_from_string(content)
+    (node,) = (node for node in model.graph.node if tensor in node.output)
+    node.op_type = "Neg"
+    return bytes(model.SerializeToString())
 
 
 def test_evaluate(cli: Cli, bundle: Bundle, picture: Path) -> None:
@@ -222,6 +259,40 @@ def test_evaluate(cli: Cli, bundle: Bundle, picture: Path) -> None:
         "int8": "tensorrt",
         "int8-cpu": None,
     }
+
+
+@pytest.mark.parametrize("words", [("predict",), ("verify",), ("evaluate", "--data")])
+def test_plugin_libraries_are_given_to_every_command_that_runs(
+    cli: Cli, bundle: Bundle, machine: Machine, picture: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    library = tmp_path / "libmine.so"
+    library.touch()
+    build_into(bundle, BuildConfig(target="tensorrt", plugins=(library,)), variants=["int8"])
+    command, *rest = words
+    run = [command, bundle.path, *rest]
+    if command != "verify":
+        run.append(picture.parent if rest else picture)
+    run += ["--backend", "tensorrt", *(["--variant", "int8"] if command != "verify" else [])]
+    text = cli(*run).failed(1)
+    assert "was built with the plugin library libmine.so" in text
+    assert "--plugin PATH/libmine.so" in text
+    text = cli(*run, "--plugin", tmp_path / "gone" / "libmine.so").failed(1)
+    assert "no plugin library at" in text
+    assert "'edgecnn plugin build' compiles edgecnn's own" in text
+    machine.module.loaded.clear()
+    assert cli(*run, "--plugin", library).code == 0
+    assert str(library) in machine.module.loaded
+    assert "--plugin is for engines: it needs --backend tensorrt" in cli(*run[:-2 if command == "verify" else -4],
+                                                                     "--plugin", library).failed(2)  # fmt: skip
+
+
+def test_a_stripped_engine_gets_its_weights_from_the_bundle(cli: Cli, bundle: Bundle, picture: Path) -> None:
+    assert cli("build", bundle.path, "--target", "tensorrt", "--strip-weights", "--variant", "fp32").code == 0
+    facts = Bundle.open(bundle.path).manifest.engines["fp32.tensorrt"].facts
+    assert facts.options["strip_weights"] is True
+    result = cli("verify", bundle.path, "--backend", "tensorrt")
+    assert result.code == 0, result.out + result.err
+    assert cli("predict", bundle.path, picture, "--backend", "tensorrt", "--variant", "fp32").code == 0
 
 
 def test_no_driver_is_one_line(cli: Cli, bundle: Bundle, machine: Machine, picture: Path) -> None:

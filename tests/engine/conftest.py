@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import engine_nets
 import fake_tensorrt
+from session_bench import bench  # noqa: F401 -- a fixture
 
 from edgecnn.artifacts import OnnxModel
 from edgecnn.calib import InMemory

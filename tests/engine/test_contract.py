@@ -78,6 +78,7 @@ def test_the_builder_on_every_recorded_version(
     flag = 1 << int(module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     assert f" {flag} " in engine.path.read_text()
     assert settings._flags == []
+    assert settings._cleared == [module.BuilderFlag.TF32]
     assert settings._pools == {module.MemoryPoolType.WORKSPACE: 1 << 28}
     assert settings.hardware_compatibility_level == module.HardwareCompatibilityLevel.AMPERE_PLUS
     assert settings.builder_optimization_level == 4
@@ -111,7 +112,12 @@ def test_dla_strip_and_version_compatibility_reach_the_builder(
     config = BuildConfig(target="tensorrt", dla=1, strip_weights=True, version_compatible=True)
     engine = build(nets["int8"], config, to=tmp_path / "x.plan")
     (settings,) = module.configs
-    assert {flag.name for flag in settings._flags} == {"STRIP_PLAN", "VERSION_COMPATIBLE", "GPU_FALLBACK"}
+    assert {flag.name for flag in settings._flags} == {
+        "STRIP_PLAN",
+        "REFIT_IDENTICAL",
+        "VERSION_COMPATIBLE",
+        "GPU_FALLBACK",
+    }
     assert (settings.DLA_core, settings.default_device_type) == (1, module.DeviceType.DLA)
     assert engine.facts.options["dla"] == 1
     with pytest.raises(UserError, match="DLA core 2 was asked for, and this device has 2"):

@@ -14,7 +14,9 @@ from edgecnn.runtime import cuda, trt_api
 CLASSES = {
     "ContextLike": "IExecutionContext",
     "EngineLike": "ICudaEngine",
+    "ParserRefitterLike": "OnnxParserRefitter",
     "PluginsLike": "IPluginRegistry",
+    "RefitterLike": "Refitter",
     "RuntimeLike": "Runtime",
 }
 RTX = {"RtxEngine": "ICudaEngine", "RtxRuntimeCache": "IRuntimeCache", "RtxRuntimeConfig": "IRuntimeConfig"}

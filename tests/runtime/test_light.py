@@ -55,11 +55,14 @@ def test_works_with_everything_else_absent(tiny: Path, tmp_path: Path) -> None:
 import sys
 for name in {HEAVY!r}:
     sys.modules[name] = None
-from edgecnn.runtime import Bundle, Classifier, load, selftest
+from edgecnn.runtime import Bundle, Classifier, HotClassifier, Service, load, selftest
+import asyncio
 import numpy as np
 bundle = Bundle.open(sys.argv[1])
 with Classifier(sys.argv[1]) as classify:
     print(classify(sys.argv[2])[0].index)
+with Service(HotClassifier(sys.argv[1])) as service:
+    print(asyncio.run(service(sys.argv[2]))[0].index)
 with load(sys.argv[1], "fp32") as session:
     print(session.run({{"input": np.zeros((1, 3, 32, 32), np.float32)}})["logits"].shape)
 print(bool(selftest(bundle)), bundle.labels[0])
@@ -68,7 +71,14 @@ print(bool(selftest(bundle)), bundle.labels[0])
 
     with Classifier(tiny) as classify:
         best = classify(photos()[0])[0].index
-    assert python(code, str(tiny), str(tmp_path / "a.png")).split() == [str(best), "(1,", "5)", "True", "tench"]
+    assert python(code, str(tiny), str(tmp_path / "a.png")).split() == [
+        str(best),
+        str(best),
+        "(1,",
+        "5)",
+        "True",
+        "tench",
+    ]
 
 
 def test_absent_backend_and_pillow_name_the_line_that_installs_them(tiny: Path) -> None:

@@ -1,0 +1,118 @@
+"""The camera loop, on folders, GIFs and a real video; and that it drops frames, and which, when the model is slow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_bundle import CLASSES, photos
+
+from edgecnn.errors import DataError
+from edgecnn.examples import camera
+from edgecnn.runtime import Batching, Classifier, DropOldest, FakeSession, OrtOptions, Prediction, Service
+from edgecnn.spec import TensorSpec
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number, picture in enumerate(photos(6)):
+        Image.fromarray(picture).save(folder / f"{number:03d}.png")
+    (folder / "notes.txt").write_text("not a frame")
+    return folder
+
+
+def slow(tiny: Path, seconds: float) -> Classifier:
+    def respond(feed: Any) -> dict[str, np.ndarray]:
+        time.sleep(seconds)
+        return {"logits": np.zeros((len(feed["input"]), CLASSES), np.float32)}
+
+    inputs, outputs = TensorSpec(name="input", shape=("n", 3, 32, 32)), TensorSpec(name="logits", shape=("n", CLASSES))
+    return Classifier(tiny, session=FakeSession([inputs], [outputs], respond))
+
+
+def test_every_frame_is_answered_when_there_is_time(tiny: Path, folder: Path) -> None:
+    shown: list[tuple[int, Prediction | None]] = []
+    with Classifier(tiny, options=OrtOptions(threads=1)) as classify:
+        expected = [classify(picture, top=1)[0] for picture in photos(6)]
+    service = Service(
+        Classifier(tiny, options=OrtOptions(threads=1)), Batching(largest=1), capacity=9, when_full=DropOldest()
+    )
+    with service:
+        seen = camera.watch(service, camera.frames(str(folder)), lambda number, best: shown.append((number, best)))
+    assert seen == camera.Watched(frames=6, answered=6, dropped=0)
+    assert shown == list(enumerate(expected))
+
+
+def test_a_slow_model_drops_frames_and_keeps_the_newest(tiny: Path, folder: Path) -> None:
+    """A model of 100 ms before a camera of 200 frames a second: what waits is always the newest frame, and the last one is answered."""
+    shown: dict[int, Prediction | None] = {}
+    service = Service(slow(tiny, 0.1), Batching(largest=1, delay=0), capacity=1, when_full=DropOldest())
+    with service:
+        seen = camera.watch(service, camera.paced(camera.frames(str(folder)), 200), shown.__setitem__)
+    assert seen.frames == 6
+    assert 2 <= seen.answered < 6
+    assert seen.dropped == 6 - seen.answered > 0
+    assert list(shown) == list(range(6)), "shown in order"
+    assert shown[0] is not None
+    assert shown[5] is not None
+    assert service.stats().dropped == seen.dropped
+
+
+def test_frames_come_at_the_pace_of_the_camera() -> None:
+    started = time.monotonic()
+    assert len(list(camera.paced(photos(4), 20))) == 4
+    assert time.monotonic() - started >= 0.15
+
+
+def test_frames_of_a_gif(tmp_path: Path) -> None:
+    pictures = [np.full((8, 8, 3), value, np.uint8) for value in (0, 128, 255)]
+    first, *rest = [Image.fromarray(picture) for picture in pictures]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=rest)
+    found = list(camera.frames(str(tmp_path / "a.gif")))
+    assert [frame.shape for frame in found] == [(8, 8, 3)] * 3
+    assert [int(frame.mean()) for frame in found] == [0, 128, 255]
+
+
+def test_frames_of_a_video(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for _ in range(5):
+        writer.write(np.full((48, 64, 3), (0, 0, 250), np.uint8))  # BGR: red
+    writer.release()
+    found = list(camera.frames(str(tmp_path / "a.avi")))
+    assert len(found) == 5
+    assert found[0].shape == (48, 64, 3)
+    assert found[0][..., 0].mean() > 230 > 30 > found[0][..., 2].mean(), "RGB"
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no pictures"):
+        next(camera.frames(str(tmp_path / "empty")))
+    pytest.importorskip("cv2")
+    with pytest.raises(DataError, match="OpenCV can open no camera or video"):
+        next(camera.frames(str(tmp_path / "nowhere.mp4")))
+
+
+def test_the_command_line(tiny: Path, folder: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-W", "error", "-m", "edgecnn.examples.camera", *arguments]
+        return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+    done = run(str(tiny), str(folder), "--rate", "20")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 7
+    assert lines[0].split()[0] == "0"
+    assert lines[-1].startswith("6 frames: ")
+    bad = run(str(tiny), str(tiny / "nowhere"))
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert bad.stderr.splitlines()[-1].startswith("error: ")

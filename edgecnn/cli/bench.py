@@ -11,13 +11,14 @@ import click
 
 from edgecnn.cli.backend import PROVIDERS
 from edgecnn.cli.output import common_options, console, emit, number, progress_bar, table, warn
+from edgecnn.cli.remote import OnCommand
 
 if TYPE_CHECKING:
     from edgecnn.bench import BenchConfig, BenchResult, Candidate
     from edgecnn.bench.result import Run
     from edgecnn.runtime import Bundle
 
-__all__ = ["command"]
+__all__ = ["command", "print_result"]
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -55,7 +56,7 @@ class Span(click.ParamType):  # type: ignore[type-arg]
         return seconds / self.unit
 
 
-@click.command("bench")
+@click.command("bench", cls=OnCommand)
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
 @click.option(
     "--variant",
@@ -127,7 +128,7 @@ def command(bundles: tuple[Path, ...], as_json: bool, csv_file: Path | None, htm
     if as_json:
         emit(result.to_json())
         return
-    _print(result)
+    print_result(result)
 
 
 def _config(opened: Sequence[Bundle], paths: Sequence[Path], options: dict[str, Any]) -> BenchConfig:
@@ -201,7 +202,7 @@ def _named(text: str, paths: Sequence[Path]) -> Candidate:
     return Candidate(bundle=places[folder], variant=variant, backend=backend)
 
 
-def _print(result: BenchResult) -> None:
+def print_result(result: BenchResult) -> None:
     """Print the tables and the verdict."""
     out = console()
     columns = (

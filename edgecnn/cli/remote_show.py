@@ -62,6 +62,14 @@ def _show_evaluate(document: Document) -> None:
     table(("variant", "images", "top-1 %", "top-5 %", "agreement %", "SQNR dB", "mean KL"), rows)
 
 
+def _show_bench(document: Document) -> None:
+    """Print as ``edgecnn bench`` does."""
+    from edgecnn.bench.result import BenchResult
+    from edgecnn.cli.bench import print_result
+
+    print_result(BenchResult.from_json(document))
+
+
 def _show_predict(document: Document) -> None:
     """Print as ``edgecnn predict`` does."""
     many = len(document["results"]) + len(document["failed"]) > 1
@@ -106,6 +114,12 @@ def _scores(document: Document) -> str:
     )
 
 
+def _medians(document: Document) -> str:
+    """Return each line's median, and a comparison's verdict."""
+    medians = [f"{run['label']} {run['latency']['p50_ms']:.2f} ms" for run in document["runs"]]
+    return "; ".join([*medians, *(one["text"] for one in document["comparisons"])])
+
+
 def _guesses(document: Document) -> str:
     """Return the first image's first guess."""
     first = [one["predictions"][0] for one in document["results"][:1]]
@@ -116,11 +130,13 @@ _SHOW: Mapping[str, Callable[[Document], None]] = {
     "verify": _show_verify,
     "build": _show_build,
     "evaluate": _show_evaluate,
+    "bench": _show_bench,
     "predict": _show_predict,
 }
 _HEADLINE: Mapping[str, Callable[[Document], str]] = {
     "verify": _passed,
     "build": _passed,
     "evaluate": _scores,
+    "bench": _medians,
     "predict": _guesses,
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from PIL import Image
 from quantized_bundles import NODES, write_quantized
 from tiny_bundle import edit_manifest, photos, write_tiny
 
+from edgecnn import native
 from edgecnn.artifacts import EngineFacts, Lineage, write_json
 from edgecnn.bench import BenchResult
 from edgecnn.errors import BundleMissingError, DataError, UserError
@@ -202,6 +205,25 @@ def test_the_python_of_the_page_runs(
     assert len(lines) == 3
     assert all(0 <= float(line.split()[0]) <= 1 and line.split(maxsplit=1)[1] in bundle.labels for line in lines)
     assert 'edgecnn::Classifier const classify("it\'s \\"my\\" net");' in cpp_snippet(bundle)
+
+
+def test_the_cpp_of_the_page_compiles(tmp_path: Path) -> None:
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None or not Path("/usr/include/nlohmann/json.hpp").is_file():
+        pytest.skip("no C++ compiler, or no nlohmann-json3-dev")
+    include, _, code = cpp_snippet(write_tiny(tmp_path, 'it\'s "my" net')).partition("\n\n")
+    start = "#include <iostream>\n#include <vector>\nint main() {\nstd::vector<std::uint8_t> pixels;\nint width = 0, height = 0;\n"
+    whole = f"{include}\n{start}{code}}}\n"
+    (tmp_path / "app.cpp").write_text(whole)
+    headers = Path(native.__file__).parent / "include"
+    done = subprocess.run(
+        [compiler, "-std=c++17", "-fsyntax-only", f"-I{headers}", tmp_path / "app.cpp"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "C++17" in parsed(bundle_page(gather(write_tiny(tmp_path, "other").path))).text
 
 
 def test_accuracy_on_labelled_images(tmp_path: Path) -> None:

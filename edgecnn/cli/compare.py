@@ -120,12 +120,13 @@ def _print(found: Comparison) -> None:
 
     best = {axis: {point.name for point in front(found.points, axis)} for axis in found.axes}
     timed = any(point.latency for point in found.points)
-    columns = ["network", "family", "input", "top-1 %", "GMACs", "Mparams"]
+    columns = ["network", "input", "top-1 %", "GMACs", "Mparams"]
     columns += ["ms", "ratio", "±", "backend"] if timed else []
     ranked = sorted(found.points, key=lambda point: -(point.top1 or 0.0))
-    rows = [[*_row(point, timed), *("*" if point.name in names else "" for names in best.values())] for point in ranked]
-    heads = {"macs": "front: operations", "latency": "front: latency"}
-    table([*columns, *(heads[axis] for axis in best)], rows)
+    words = {"macs": "operations", "latency": "latency"}
+    fronts = [", ".join(words[axis] for axis, names in best.items() if point.name in names) for point in ranked]
+    rows = [[*_row(point, timed), on] for point, on in zip(ranked, fronts, strict=True)]
+    table([*columns, "on the front of"], rows)
     if found.device:
         console().print(f"measured on {found.device}; ratios are to {found.reference}, in turns with it")
 
@@ -135,7 +136,6 @@ def _row(point: Point, timed: bool) -> list[str]:
     note = "" if point.own_accuracy or point.top1 is None else " (fp32's)"
     cells = [
         point.name,
-        point.family,
         "x".join(map(str, point.size)),
         number(point.top1) + note,
         number(None if point.macs is None else point.macs / 1e9),

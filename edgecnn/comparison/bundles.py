@@ -14,6 +14,7 @@ from edgecnn.bench.timing import interleave
 from edgecnn.comparison.measure import feed, images, processor
 from edgecnn.comparison.names import FAMILIES, short
 from edgecnn.comparison.points import Comparison, LeftOut, Measured, Point
+from edgecnn.comparison.published import stated_of
 from edgecnn.errors import EdgecnnError, UserError
 from edgecnn.onnxio import parameter_count
 from edgecnn.optional import available
@@ -81,7 +82,7 @@ def compare_bundles(
     if config.data is not None:
         points = _scored(points, candidates, config, progress)
     notes = [f"{bundle.path.name}: {alarm}" for bundle in bundles for alarm in bundle.alarms()]
-    if any(not point.own_accuracy for point in points):
+    if any(point.top1 is not None and not point.own_accuracy for point in points):
         notes.append("accuracy of quantized graphs is that published for fp32, drawn hollow: --data measures their own")
     if all(point.top1 is None for point in points):
         notes.append("no accuracy is published for these weights: --data with labelled images measures it")
@@ -140,6 +141,10 @@ def _point(bundle: Bundle, variant: str, counts: tuple[int | None, int | None], 
     precision = bundle.variants[variant].precision
     stage = (bundle.manifest.parity.get("stages") or {}).get(variant, {})
     agreement = stage.get("top1") if precision != "fp32" and isinstance(stage, Mapping) else None
+    size = (bundle.preprocess.channels, *bundle.preprocess.size)
+    top1, source = weights.top1, weights.source
+    if top1 is None and (stated := stated_of(weights.sha256, size[1])):
+        top1, source = stated
     published = "published" if precision == "fp32" else "published for fp32"
     return Point(
         name=f"{bundle.path.name} {variant}",
@@ -147,11 +152,11 @@ def _point(bundle: Bundle, variant: str, counts: tuple[int | None, int | None], 
         family=spec.family if spec.family in FAMILIES else "user",
         params=counts[0],
         macs=counts[1],
-        top1=weights.top1,
-        accuracy=published if weights.top1 is not None else "",
-        source=weights.source,
+        top1=top1,
+        accuracy=published if top1 is not None else "",
+        source=source,
         weights=weights.entry,
-        size=(bundle.preprocess.channels, *bundle.preprocess.size),
+        size=size,
         precision=precision,
         agreement=float(agreement) if isinstance(agreement, (int, float)) else None,
     )

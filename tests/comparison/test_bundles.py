@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,15 @@ import pytest
 from PIL import Image
 from tiny_bundle import CLASSES, edit_manifest, photos, write_model, write_tiny
 
+from edgecnn import zoo
 from edgecnn.comparison import BundleConfig, Comparison, compare_bundles
 from edgecnn.comparison.bundles import size_of
+from edgecnn.comparison.published import stated_of
 from edgecnn.errors import BundleMissingError, UserError
 from edgecnn.pack import VariantContents
 from edgecnn.runtime import Bundle, OrtOptions
 
+PUBLISHED = json.loads((files("edgecnn.comparison") / "published.json").read_text(encoding="utf-8"))
 QUICK: dict[str, Any] = {"seconds": 0.1, "options": OrtOptions(threads=1)}
 
 
@@ -63,6 +68,21 @@ def test_parameters_and_operations_are_the_graphs(tiny: Path) -> None:
     bundle = Bundle.open(tiny)
     convolution, linear = 8 * 3 * 3 * 3, CLASSES * 8
     assert size_of(bundle) == (convolution + linear + CLASSES, convolution * 15 * 15 + linear)  # stride 2
+
+
+def test_the_accuracy_of_a_published_checkpoint_is_found_by_its_hash(tmp_path: Path) -> None:
+    (stated,) = (item for name, item in PUBLISHED["checkpoints"].items() if "lite0" in name)
+    entry = next(entry for entry in zoo.find("efficientnet_lite0").weights if entry.name == "package")
+    bundle = write_tiny(tmp_path, "net").path
+
+    def change(data: dict[str, Any]) -> None:
+        data["weights"].update(top1=None, sha256=entry.sha256)
+
+    edit_manifest(bundle, change)
+    assert compared(bundle).points[0].top1 is None  # 32 pixels: not the network that was published
+    assert stated_of(entry.sha256, stated["size"]) == (stated["top1"], PUBLISHED["sources"]["tensorflow"])
+    assert stated_of("", stated["size"]) is None
+    assert any("no accuracy is published" in note for note in compared(bundle).notes)
 
 
 def test_a_static_batch_counts_as_so_many_images(tmp_path: Path) -> None:

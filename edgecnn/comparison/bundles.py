@@ -104,13 +104,14 @@ def _candidates(bundles: Sequence[Bundle], config: BundleConfig) -> tuple[list[_
     if unknown := [name for name in config.variants if name not in held]:
         raise UserError(f"no bundle has a variant {unknown[0]!r}; there are {', '.join(sorted(held))}")
     found, left_out = [], []
-    many = len(bundles) > 1
-    for bundle in bundles:
+    for bundle, called in zip(bundles, _names(bundles), strict=True):
         counts = size_of(bundle)
         for name, variant in bundle.variants.items():
             if config.variants and name not in config.variants:
                 continue
-            point = _point(bundle, name, counts, many=many)
+            point = _point(bundle, name, counts, called)
+            if len(bundles) == 1:
+                point = replace(point, label=name)
             if not variant.verified and not config.allow_unverified:
                 left_out.append(LeftOut(name=point.name, reason="it failed verification"))
                 continue
@@ -135,7 +136,13 @@ def size_of(bundle: Bundle) -> tuple[int | None, int | None]:
     return params, count_macs(path, feed(spec)) // images(spec) if available("onnxruntime") else None
 
 
-def _point(bundle: Bundle, variant: str, counts: tuple[int | None, int | None], *, many: bool) -> Point:
+def _names(bundles: Sequence[Bundle]) -> list[str]:
+    """Return what bundles are called: their folders' names, or whole paths where two folders share one."""
+    names = [bundle.path.resolve().name for bundle in bundles]
+    return [str(bundle.path) if names.count(name) > 1 else name for bundle, name in zip(bundles, names, strict=True)]
+
+
+def _point(bundle: Bundle, variant: str, counts: tuple[int | None, int | None], called: str) -> Point:
     """Describe a variant; its latency comes later."""
     weights, spec = bundle.manifest.weights, bundle.spec
     precision = bundle.variants[variant].precision
@@ -147,8 +154,8 @@ def _point(bundle: Bundle, variant: str, counts: tuple[int | None, int | None], 
         top1, source = stated
     published = "published" if precision == "fp32" else "published for fp32"
     return Point(
-        name=f"{bundle.path.name} {variant}",
-        label=f"{short(spec.name)} {variant}" if many else variant,
+        name=f"{called} {variant}",
+        label=f"{short(spec.name)} {variant}",
         family=spec.family if spec.family in FAMILIES else "user",
         params=counts[0],
         macs=counts[1],

@@ -77,6 +77,7 @@ def measure_zoo(points: Sequence[Point], config: ZooConfig, reference: str, prog
                     row = _measure(point, against, config)
                 except ToolError as error:
                     left_out.append(LeftOut(name=point.name, reason=str(error).splitlines()[0]))
+                    progress("measure", done + 1, len(points))
                     continue
                 place.parent.mkdir(parents=True, exist_ok=True)
                 write_json(place, row)

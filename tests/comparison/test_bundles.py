@@ -119,6 +119,12 @@ def test_two_bundles_have_two_names(tiny: Path, tmp_path: Path) -> None:
     assert [point.label for point in found.points] == ["tiny fp32", "tiny fp32"]
 
 
+def test_folders_of_one_name_are_told_apart_by_their_paths(tiny: Path, tmp_path: Path) -> None:
+    other = write_tiny(tmp_path, tiny.name).path
+    found = compared(tiny, other, variants=("fp32",))
+    assert [point.name for point in found.points] == [f"{tiny} fp32", f"{other} fp32"]
+
+
 def test_bad_input(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no bundle has a variant 'int4'; there are fp32, int8-cpu"):
         compared(tiny, variants=("int4",))

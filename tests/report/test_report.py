@@ -253,6 +253,13 @@ def test_a_benchmark_from_a_file(tmp_path: Path) -> None:
     write_json(tmp_path / "bench.json", own.to_json())
     findings = gather(bundle.path, ReportConfig(bench=tmp_path / "bench.json"))
     assert findings.bench == BenchResult.from_json(json.loads((tmp_path / "bench.json").read_text()))
+    write_json(tmp_path / "mixed.json", replace(result, runs=(own.runs[0], result.runs[1])).to_json())
+    mixed = gather(bundle.path, ReportConfig(bench=tmp_path / "mixed.json")).bench
+    assert mixed is not None
+    assert (mixed.runs, mixed.comparisons) == ((own.runs[0],), ())
+    elsewhere = replace(result, runs=tuple(replace(run, bundle="/cache/ab12", model="tiny") for run in result.runs))
+    write_json(tmp_path / "elsewhere.json", elsewhere.to_json())
+    assert gather(bundle.path, ReportConfig(bench=tmp_path / "elsewhere.json")).bench == elsewhere
     write_json(tmp_path / "other.json", result.to_json())
     with pytest.raises(DataError, match=r"measured lite0, not bundle: run 'edgecnn bench .* --json'"):
         gather(bundle.path, ReportConfig(bench=tmp_path / "other.json"))

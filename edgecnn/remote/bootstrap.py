@@ -77,7 +77,17 @@ def _install(link: Link, key: str, trees: dict[str, Tree]) -> str:
         if "wheelhouse" in trees:
             places.append(("wheelhouse", trees["wheelhouse"]))
             offline = ["--no-index", "--find-links", f"{job.work}/wheelhouse"]
-        pip = [f"{made}/bin/python", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet"]
+        # what is imported is compiled then, and the rest of numpy never
+        pip = [
+            f"{made}/bin/python",
+            "-m",
+            "pip",
+            "install",
+            "--no-input",
+            "--disable-pip-version-check",
+            "--quiet",
+            "--no-compile",
+        ]
         base = link.call("check", python=device.base_python, packages=[])["path"]  # a job has no shell to find it
         steps = [
             [base, "-m", "venv", "--system-site-packages", made],

@@ -62,14 +62,6 @@ def _show_evaluate(document: Document) -> None:
     table(("variant", "images", "top-1 %", "top-5 %", "agreement %", "SQNR dB", "mean KL"), rows)
 
 
-def _show_bench(document: Document) -> None:
-    """Print as ``edgecnn bench`` does."""
-    from edgecnn.bench.result import BenchResult
-    from edgecnn.cli.bench import print_result
-
-    print_result(BenchResult.from_json(document))
-
-
 def _show_predict(document: Document) -> None:
     """Print as ``edgecnn predict`` does."""
     many = len(document["results"]) + len(document["failed"]) > 1
@@ -78,6 +70,14 @@ def _show_predict(document: Document) -> None:
             click.echo(f"{one['image']}:")
         for guess in one["predictions"]:
             click.echo(f"{'  ' if many else ''}{100 * guess['probability']:6.2f} %  {guess['label']}")
+
+
+def _show_bench(document: Document) -> None:
+    """Print as ``edgecnn bench`` does; the device has printed the warnings."""
+    from edgecnn.bench import BenchResult
+    from edgecnn.cli.bench_show import print_result
+
+    print_result(BenchResult.from_json(document))
 
 
 def _show_any(document: Document) -> None:
@@ -114,16 +114,17 @@ def _scores(document: Document) -> str:
     )
 
 
-def _medians(document: Document) -> str:
-    """Return each line's median, and a comparison's verdict."""
-    medians = [f"{run['label']} {run['latency']['p50_ms']:.2f} ms" for run in document["runs"]]
-    return "; ".join([*medians, *(one["text"] for one in document["comparisons"])])
-
-
 def _guesses(document: Document) -> str:
     """Return the first image's first guess."""
     first = [one["predictions"][0] for one in document["results"][:1]]
     return ", ".join(f"{guess['label']} {100 * guess['probability']:.1f} %" for guess in first) or "no image was read"
+
+
+def _latencies(document: Document) -> str:
+    """Return the verdict of a comparison, else each run's median latency."""
+    verdicts = [str(found["text"]) for found in document["comparisons"]]
+    runs = (f"{run['label']} {number(run['latency']['p50_ms'], 2)} ms" for run in document["runs"])
+    return ", ".join(verdicts or runs)
 
 
 _SHOW: Mapping[str, Callable[[Document], None]] = {
@@ -137,6 +138,6 @@ _HEADLINE: Mapping[str, Callable[[Document], str]] = {
     "verify": _passed,
     "build": _passed,
     "evaluate": _scores,
-    "bench": _medians,
+    "bench": _latencies,
     "predict": _guesses,
 }

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,22 @@ def test_what_was_done_of_something_else_does_not_count(bundle: Path, tmp_path: 
     )
     assert seen == [0, 1, 2, 3]
     assert bits(result) == bits(evaluate(tmp_path / "bundle", folder, options=options))
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(bundle: Path, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "data", 10)
+
+    def peak(count: int) -> int:
+        lines = ["file,label", *(f"{index % 10:05}.png,{index % 5}" for index in range(count))]
+        (folder / "labels.csv").write_text("\n".join(lines))
+        tracemalloc.start()
+        assert at_scale(bundle, folder, LOCAL[0]).variants[1].images == count
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(200)  # what is made once
+    assert peak(1400) < peak(200) + 30_000, "1,200 paths in memory take several times that"
 
 
 def test_the_same_evaluation_runs_once_at_a_time(bundle: Path, data: Path) -> None:

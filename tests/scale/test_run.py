@@ -22,6 +22,7 @@ from edgecnn.errors import BackendError, DataError, MissingDependencyError, User
 from edgecnn.pack import VariantContents
 from edgecnn.parity.evaluate import Evaluation, evaluate
 from edgecnn.runtime import OrtOptions
+from edgecnn.scale import run
 from edgecnn.scale.executor import ExecutorConfig
 from edgecnn.scale.run import evaluate_at_scale
 
@@ -176,6 +177,16 @@ def test_errors_of_workers_arrive_as_they_are(bundle: Path, data: Path, tmp_path
     with pytest.raises(BackendError, match="NaN or infinity: `edgecnn verify`"):
         at_scale(bad, data)
     assert at_scale(bad, data, variants=["fp32"]).variants[0].images == 298
+
+
+def test_a_worker_with_other_versions_is_refused(
+    bundle: Path, data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = run._version
+    monkeypatch.setattr(run, "_version", lambda package: "0.0.1" if package == "numpy" else true(package))
+    with pytest.raises(UserError, match=r"a worker on .* has numpy .*, and this command 0\.0\.1: install the same"):
+        at_scale(bundle, data, LOCAL[1])
+    assert finished(cache) == []
 
 
 def test_too_many_corrupt_pictures_end_it(bundle: Path, tmp_path: Path) -> None:

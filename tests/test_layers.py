@@ -19,7 +19,7 @@ LAYERS = (
     ("runtime", "onnxio"),
     ("models", "calib", "weights", "native"),
     ("zoo", "export", "simplify", "passes", "quantize", "fp16", "engine"),
-    ("report", "pack", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
+    ("report", "pack", "package", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
     ("pipeline",),
     ("cli",),
     ("__main__",),

@@ -28,6 +28,7 @@ COMMANDS = {
     "analyze": "Explain INT8 layer by layer: which layers cost accuracy, and why.",
     "predict": "Classify images with a bundle.",
     "inspect": "Show what is in a bundle or an ONNX file, and why.",
+    "package": "Package a bundle for Triton, or as a container image.",
     "plugin": "Compile the deformable-convolution plugin for TensorRT.",
     "doctor": "Check this machine: backends, versions, what is missing.",
 }

@@ -147,8 +147,7 @@ def write_triton(
         backend.put(bundle, variant, folder / network / "1")
         if not embedded:
             _put_preprocess(bundle, folder / f"{name}_preprocess")
-            # A version's folder must be there, and a copy with git or an archive would drop an empty one.
-            write_bytes(folder / name / "1" / ".keep", b"")
+            _keep(folder / name / "1")
         write_bytes(folder / "README.md", readme(bundle, result).encode())
     return result
 
@@ -311,6 +310,11 @@ def _put_preprocess(bundle: Bundle, folder: Path) -> None:
     write_json(folder / "1" / "preprocess.json", bundle.preprocess.to_json())
     shutil.copyfile(Path(__file__).with_name("triton_preprocess.py"), folder / "1" / "model.py")
     write_wheel(folder)
+
+
+def _keep(folder: Path) -> None:
+    """Put something into the ensemble's version, whose folder must be there: a copy with git would drop an empty one."""
+    write_bytes(folder / ".keep", b"")
 
 
 def _one_line(label: str) -> str:

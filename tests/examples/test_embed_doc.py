@@ -54,6 +54,7 @@ def test_errors_that_the_page_names_exist() -> None:
 
 
 def test_the_page_names_what_an_application_uses() -> None:
+    assert not [name for name in edgecnn.runtime.__all__ if f"`{name}" not in TEXT and f" {name}" not in TEXT]
     names = [
         "Classifier",
         "load",

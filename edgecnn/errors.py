@@ -20,7 +20,9 @@
     ├── ToolError                 a tool we called failed: the original exception is ``__cause__``
     │   ├── ExportError           torch.onnx could not export the network
     │   ├── GraphError            an ONNX graph that a pass or a quantizer cannot work on
-    │   └── BackendError          a runtime (onnxruntime, TensorRT) refused the model or the input
+    │   ├── BackendError          a runtime (onnxruntime, TensorRT) refused the model or the input
+    │   └── RemoteError           a device over ssh: not reached, refused us, has no room, or lost the job
+    │       └── DisconnectedError     the connection ended; another one may go on where it stopped
     └── BusyError                 more was asked of a service than its queue holds: ask again later
         └── DroppedError          a picture that waited gave its place to a newer one
 
@@ -39,6 +41,7 @@ __all__ = [
     "BundleUnverifiedError",
     "BusyError",
     "DataError",
+    "DisconnectedError",
     "DroppedError",
     "EdgecnnError",
     "EngineMisfitError",
@@ -47,6 +50,7 @@ __all__ = [
     "HashMismatchError",
     "MissingDependencyError",
     "OutputError",
+    "RemoteError",
     "SpecError",
     "ToolError",
     "UserError",
@@ -145,3 +149,11 @@ class BusyError(EdgecnnError):
 
 class DroppedError(BusyError):
     """A picture that waited gave its place to a newer one."""
+
+
+class RemoteError(ToolError):
+    """A device over ssh could not be reached, refused us, has no room, or lost the job; the message names the device."""
+
+
+class DisconnectedError(RemoteError):
+    """The connection to a device ended; another one may go on where it stopped."""

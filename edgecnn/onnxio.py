@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,11 @@ __all__ = [
     "save_ir",
     "scratch_file",
     "trim_memory",
+    "weight_counts",
 ]
+
+_WEIGHTED = frozenset({"Conv", "DeformConv", "Gemm", "MatMul"})
+"""Operators whose second input is what they multiply by."""
 
 EXTERNAL_DATA_THRESHOLD = 1_900_000_000
 """Bytes of initializers from which weights go into ``<file>.data``: protobuf cannot hold 2 GiB or more."""
@@ -231,8 +236,13 @@ def trim_memory() -> None:
         trim(0)
 
 
-def expose(path: Path, tensors: Sequence[str]) -> ir.Model:
+def expose(path: Path, tensors: Sequence[str], *, typed: bool = False) -> ir.Model:
     """Return the model with ``tensors`` as additional graph outputs, in the order given after its own.
+
+    Args:
+        path: the model.
+        tensors: of its graph.
+        typed: infer types where the file gives none: TensorRT's parser wants an output's, onnxruntime does not.
 
     Raises:
         UserError: the model cannot be read. GraphError: a tensor is not in the graph.
@@ -242,6 +252,8 @@ def expose(path: Path, tensors: Sequence[str]) -> ir.Model:
     for node in model.graph:
         values.update({value.name: value for value in node.outputs})
     present = {value.name for value in model.graph.outputs}
+    if typed and any(name in values and values[name].type is None for name in tensors):
+        need("onnx_ir.passes.common").ShapeInferencePass(strict_mode=False)(model)
     for name in tensors:
         if name not in values:
             raise GraphError(f"{path.name} has no tensor {name!r}")
@@ -258,6 +270,37 @@ def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value
     value = ir.Value(name=name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
     graph.register_initializer(value)
     return value  # type: ignore[no-any-return]
+
+
+def weight_counts(path: Path) -> tuple[int, int | None]:
+    """Count the parameters of a float graph, and its multiply-adds for one image.
+
+    Multiply-adds are those of convolutions and linear layers, without bias adds, as the zoo's table counts them; None where the
+    file does not state the shapes of their outputs.
+
+    Raises:
+        UserError: as :func:`load_ir`.
+    """
+    graph = load_ir(path).graph
+    params = sum(
+        value.const_value.size
+        for value in graph.initializers.values()
+        if value.const_value is not None and value.const_value.dtype.is_floating_point()
+    )
+    macs: int | None = 0
+    for node in graph:
+        if node.op_type not in _WEIGHTED or len(node.inputs) < 2:
+            continue
+        weight = node.inputs[1]
+        if weight is None or weight.const_value is None:
+            continue
+        dims = None if (shape := node.outputs[0].shape) is None else list(shape)[1:]
+        known = [dim for dim in dims or () if isinstance(dim, int)]
+        if macs is None or dims is None or len(known) < len(dims):
+            macs = None
+            continue
+        macs += weight.const_value.size * math.prod(known[:-1] if node.op_type == "MatMul" else known[1:])
+    return int(params), macs
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:

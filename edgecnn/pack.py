@@ -26,7 +26,7 @@ from edgecnn.artifacts import (
 from edgecnn.errors import SpecError, UserError
 from edgecnn.onnxio import data_path, load_ir, save_ir
 from edgecnn.runtime.bundle import GOLDEN, PARITY, RANGES, Bundle
-from edgecnn.runtime.checks import regular_file
+from edgecnn.runtime.checks import bundle_path, regular_file
 from edgecnn.runtime.classifier import run_pixels
 from edgecnn.runtime.engines import EngineRecord, engine_file
 from edgecnn.runtime.manifest import MANIFEST, Embedded, FileRecord, Labels, Manifest, Speed, Variant, Weights
@@ -37,9 +37,20 @@ from edgecnn.spec import ModelSpec, Preprocess
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BundleContents", "VariantContents", "add_engines", "check_destination", "make_golden", "pack"]
+__all__ = [
+    "RESULTS",
+    "BundleContents",
+    "VariantContents",
+    "add_engines",
+    "add_results",
+    "check_destination",
+    "make_golden",
+    "pack",
+]
 
 LABELS = "labels.txt"
+RESULTS = "results"
+"""Folder of a bundle for what was measured of it, on which device; every file is listed and hashed as the others are."""
 GOLDEN_SIZE = (288, 352)
 """Height and width of golden images cut from larger ones: big enough that resizing is tested, small enough to ship."""
 
@@ -143,12 +154,13 @@ def pack(destination: Path, contents: BundleContents, *, force: bool = False) ->
     return Bundle.open(destination, allow_unverified=True)
 
 
-def add_engines(bundle: Bundle, engines: Sequence[tuple[str, Engine]]) -> Bundle:
+def add_engines(bundle: Bundle, engines: Sequence[tuple[str, Engine]], *, notes: Sequence[str] = ()) -> Bundle:
     """Put engines into a bundle, whole or not at all, and open it; one of the same variant and flavour is replaced.
 
     Args:
         bundle: on disk; its other files are copied as they are.
         engines: (variant, engine), built from that variant's graph.
+        notes: for the manifest, ``<about what>: ...``; older ones about the same are replaced.
 
     Raises:
         OutputError: the bundle's folder cannot be written, or holds files that are not the bundle's.
@@ -166,12 +178,41 @@ def add_engines(bundle: Bundle, engines: Sequence[tuple[str, Engine]]) -> Bundle
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(regular_file(path, name)[0], folder / name)
         records = [_put_engine(folder, variant, engine) for variant, engine in engines]
+        about = {note.partition(":")[0] for note in notes}
         changed = replace(
             manifest,
+            notes=(*(note for note in manifest.notes if note.partition(":")[0] not in about), *notes),
             engines={**manifest.engines, **_by_name(records)},
             files={**manifest.files, **{record.file: _record(folder / record.file) for record in records}},
         )
         write_json(folder / MANIFEST, changed.to_json())
+    return Bundle.open(path, allow_unverified=True)
+
+
+def add_results(bundle: Bundle, results: Mapping[str, Mapping[str, Any]]) -> Bundle:
+    """Put JSON documents into a bundle's ``results/``, whole or not at all, and open it; those of the same name are replaced.
+
+    Args:
+        bundle: on disk; its other files are kept as they are.
+        results: path below ``results/`` (``orin/verify.json``) -> document.
+
+    Raises:
+        OutputError: the bundle's folder cannot be written, or holds files that are not the bundle's.
+        BundlePathError: a name that leads elsewhere.
+        BundleError: the bundle was changed meanwhile.
+    """
+    manifest, path = bundle.manifest, bundle.path
+    named = {bundle_path(f"{RESULTS}/{name}"): dict(document) for name, document in results.items()}
+    with replace_directory(path, force=True, foreign=_foreign) as folder:
+        for name in manifest.files:
+            if name not in named:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(regular_file(path, name)[0], folder / name)
+        for name, document in named.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_json(folder / name, document)
+        files = {**manifest.files, **{name: _record(folder / name) for name in named}}
+        write_json(folder / MANIFEST, replace(manifest, files=files).to_json())
     return Bundle.open(path, allow_unverified=True)
 
 

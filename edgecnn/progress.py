@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Progress", "silent"]
+__all__ = ["LINE", "LINES", "Progress", "silent"]
+
+LINES = "EDGECNN_PROGRESS_LINES"
+"""Variable that makes a command write its progress as lines of stderr, for the one who runs it from afar."""
+LINE = "\x1eprogress "
+"""Begins such a line; JSON follows: ``[step, done, total]``."""
 
 
 class Progress(Protocol):

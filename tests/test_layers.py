@@ -19,8 +19,9 @@ LAYERS = (
     ("runtime", "onnxio"),
     ("models", "calib", "weights", "native"),
     ("zoo", "export", "simplify", "passes", "quantize", "fp16", "engine"),
-    ("report", "pack", "package", "bench", "parity", "analysis", "inspection", "doctor", "testing"),
+    ("report", "remote", "pack", "package", "bench", "parity", "analysis", "comparison", "inspection", "doctor", "testing"),
     ("pipeline",),
+    ("scale",),
     ("cli",),
     ("__main__",),
 )
@@ -32,7 +33,14 @@ ALLOWED_SIBLINGS = {
     ("engine", "passes"),  # the names of the plugin's nodes
     ("testing", "parity"),  # assert_parity is parity for pytest
     ("analysis", "parity"),  # it reads tensors and runs steps as bisecting does
+    ("comparison", "bench"),  # it measures
+    ("comparison", "parity"),  # and evaluates
     ("report", "analysis"),  # a page shows what was found
+    ("report", "bench"),  # likewise
+    ("remote", "pack"),  # what a device made goes into the bundle
+    ("report", "comparison"),
+    ("report", "parity"),
+    ("report", "bench"),
 }
 
 ROOMS = {
@@ -53,9 +61,12 @@ ROOMS = {
     "tensorrt": ("edgecnn/engine/", "edgecnn/runtime/tensorrt.py", "edgecnn/runtime/trt_api.py"),
     "click": ("edgecnn/cli/",),
     "rich": ("edgecnn/cli/",),
-    "PIL": ("edgecnn/runtime/preprocess.py",),
+    "joblib": ("edgecnn/scale/executor.py",),
+    "pyarrow": ("edgecnn/scale/table.py",),
+    "PIL": ("edgecnn/runtime/preprocess.py", "edgecnn/report/raster.py"),
 }
-SAME_ROOM = {"onnx_ir": "onnx", "onnxscript": "onnx", "onnxsim": "onnx", "tensorrt_rtx": "tensorrt", "cuda": "tensorrt"}
+SAME_ROOM = {"onnx_ir": "onnx", "onnxscript": "onnx", "onnxsim": "onnx", "tensorrt_rtx": "tensorrt", "cuda": "tensorrt",
+             "ray": "joblib", "distributed": "joblib", "dask": "joblib"}  # fmt: skip
 
 
 def sources() -> Iterator[tuple[Path, str]]:
@@ -196,6 +207,10 @@ HEAVY = (
     "skimage",
     "scipy",
     "safetensors",
+    "joblib",
+    "ray",
+    "distributed",
+    "pyarrow",
 )
 
 
@@ -210,9 +225,11 @@ def run_blocked(code: str, blocked: tuple[str, ...]) -> subprocess.CompletedProc
 @pytest.mark.parametrize(
     "module",
     ["edgecnn", "edgecnn.zoo", "edgecnn.export", "edgecnn.quantize", "edgecnn.calib", "edgecnn.models",
-     "edgecnn.parity", "edgecnn.analysis", "edgecnn.report", "edgecnn.engine", "edgecnn.pipeline.engines",
+     "edgecnn.parity", "edgecnn.analysis", "edgecnn.report", "edgecnn.comparison", "edgecnn.engine", "edgecnn.pipeline.engines",
      "edgecnn.engine.plugins.deform_conv2d", "edgecnn.native.build",
-     "edgecnn.pipeline", "edgecnn.pack", "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
+     "edgecnn.scale", "edgecnn.scale.run", "edgecnn.scale.sweep", "edgecnn.scale.executor",
+     "edgecnn.pipeline", "edgecnn.remote.fleet", "edgecnn.remote.probe", "edgecnn.pack",
+     "edgecnn.inspection", "edgecnn.doctor", "edgecnn.testing", "edgecnn.cli"],
 )  # fmt: skip
 def test_front_modules_import_without_the_heavy_packages(module: str) -> None:
     done = run_blocked(f"import {module}", HEAVY)

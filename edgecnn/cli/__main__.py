@@ -25,11 +25,17 @@ COMMANDS = {
     "quantize": "Quantize an ONNX file to INT8.",
     "verify": "Prove a bundle on this device, without PyTorch.",
     "evaluate": "Accuracy of a bundle's variants on labelled images.",
+    "sweep": "Evaluate bundles x variants x backends into one table.",
+    "bench": "Measure a bundle on this device, or two against each other.",
     "analyze": "Explain INT8 layer by layer: which layers cost accuracy, and why.",
+    "compare": "Accuracy against operations or latency: the zoo, or bundles.",
+    "report": "One page with everything there is to know of a bundle.",
     "predict": "Classify images with a bundle.",
     "inspect": "Show what is in a bundle or an ONNX file, and why.",
     "package": "Package a bundle for Triton, or as a container image.",
+    "native": "Say where the C++ runtime is: headers, CMake, an example.",
     "plugin": "Compile the deformable-convolution plugin for TensorRT.",
+    "devices": "List and probe the devices that --on runs on.",
     "doctor": "Check this machine: backends, versions, what is missing.",
 }
 """Command -> its line in ``edgecnn --help``, so that help imports no command."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgecnn.progress import Progress, silent
+from edgecnn.progress import LINE, LINES, Progress, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,12 +80,15 @@ def warn(text: str) -> None:
 
 @contextmanager
 def progress_bar(as_json: bool = False) -> Iterator[Progress]:
-    """Yield a progress function: bars on a terminal's stderr, silence elsewhere and under ``--json``."""
+    """Yield a progress function: bars on a terminal's stderr, silence elsewhere and under ``--json``; lines for a client far away."""
+    if os.environ.get(LINES):
+        yield _lines()
+        return
     if as_json or not sys.stderr.isatty():
         yield silent
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     bars = Bars(
@@ -91,6 +96,8 @@ def progress_bar(as_json: bool = False) -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         console=Console(file=sys.stderr),  # bound now: a stage may redirect stderr while a tool it calls chatters
         transient=True,
     )
@@ -103,3 +110,16 @@ def progress_bar(as_json: bool = False) -> Iterator[Progress]:
             bars.update(tasks[step], completed=done, total=total or None)
 
         yield report
+
+
+def _lines() -> Progress:
+    """Return a progress function that writes lines on stderr, at most five a second for each step."""
+    last: dict[str, float] = {}
+
+    def report(step: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - last.get(step, 0.0) > 0.2:
+            last[step] = now
+            click.echo(LINE + json.dumps([step, done, total]), err=True)
+
+    return report

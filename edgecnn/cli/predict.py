@@ -8,11 +8,12 @@ import click
 
 from edgecnn.cli.backend import run_options, session_options, warn_about
 from edgecnn.cli.output import common_options, emit
+from edgecnn.cli.remote import OnCommand
 
 __all__ = ["command"]
 
 
-@click.command("predict")
+@click.command("predict", cls=OnCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=1), default=5, help="Classes to show, most probable first. [5]")
@@ -25,6 +26,7 @@ def command(
     top: int,
     variant: str | None,
     backend: str,
+    plugins: tuple[Path, ...],
     threads: int,
     provider: str,
     allow_unverified: bool,
@@ -40,9 +42,8 @@ def command(
     opened = Bundle.open(bundle, allow_unverified=allow_unverified)
     warn_about(opened)
     results, failed = [], []
-    with Classifier(
-        opened, variant, allow_unverified=allow_unverified, options=session_options(backend, threads, provider)
-    ) as classify:
+    options = session_options(backend, threads, provider, plugins)
+    with Classifier(opened, variant, allow_unverified=allow_unverified, options=options) as classify:
         for image in images:
             try:
                 predictions = classify.predict(image, top)

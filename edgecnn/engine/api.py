@@ -177,7 +177,7 @@ class Api:
         """Load the libraries of the graph's own operators."""
         for library in config.plugins:
             if not library.is_file():
-                raise UserError(f"no plugin library at {library}")
+                raise UserError(f"no plugin library at {library}: 'edgecnn plugin build' compiles edgecnn's own")
             handle = builder.get_plugin_registry().load_library(str(library.resolve()))
             if handle is None:
                 raise BackendError(f"{spoken(self.flavour)} {self.version} cannot load the plugin library {library}")
@@ -200,8 +200,12 @@ class Api:
         settings.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # so that the inspector can tell precisions
         if config.workspace:
             settings.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, config.workspace)
+        settings.clear_flag(module.BuilderFlag.TF32)  # on by default: fp32 would have fp16's mantissa
         if config.strip_weights:
             settings.set_flag(module.BuilderFlag.STRIP_PLAN)
+            settings.set_flag(
+                module.BuilderFlag.REFIT_IDENTICAL
+            )  # stripped is what may be refitted, and alone that is nothing
         if config.version_compatible:
             settings.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
         if config.hardware != "this":

@@ -28,6 +28,9 @@ __all__ = ["build", "ready"]
 PLUGIN_FIRST = (10, 7)
 """The version from which a registered plugin comes before a function of its name (CHANGELOG.md of NVIDIA/TensorRT, 10.7)."""
 
+JETSON = Path("/etc/nv_tegra_release")
+"""Which only JetPack has."""
+
 log = logging.getLogger("edgecnn.engine")
 
 
@@ -100,6 +103,11 @@ def _for_parser(model: OnnxModel, config: BuildConfig, version: tuple[int, ...])
     if not DropDeformFunction().apply(graph):
         yield model.path
         return
+    if config.strip_weights:
+        raise UserError(
+            f"{model.path.name} has deformable convolutions as plugins: before TensorRT 10.7 its weights cannot be put back, so build it "
+            "without --strip-weights"
+        )
     with scratch_file(graph) as file:
         yield file
 
@@ -153,7 +161,7 @@ def _audit(compiled: Compiled, precision: str) -> Audit:
 def _warnings(flavour: Flavour, version: tuple[int, ...]) -> list[str]:
     """Refuse versions that are known not to work here, and return what is known about others. Raises UserError."""
     notes = []
-    for bad in known_bad(flavour, version, jetson=Path("/etc/nv_tegra_release").exists()):
+    for bad in known_bad(flavour, version, jetson=JETSON.exists()):
         text = f"{bad.what}: {bad.todo} ({bad.source})"
         if bad.level == "error":
             raise UserError(text)

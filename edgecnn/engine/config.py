@@ -57,7 +57,7 @@ class BuildConfig:
         batch: None takes the graph's own size, or 1 where that is open.
         workspace: bytes of device memory that a layer may use while it works; 0 leaves the builder's own limit.
         level: how long the builder searches, 0 to 5 (its own default is 3).
-        strip_weights: leave out weights that the application puts in later, by refitting.
+        strip_weights: leave out weights, which a session puts back from the graph when it loads the plan.
         dla: number of the DLA core to build for, with layers that it lacks on the GPU; None builds for the GPU.
         timing_cache: file of measured kernels, read and written; None measures anew.
         version_compatible: let later versions of the same major one load the plan.

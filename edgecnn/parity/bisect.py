@@ -41,6 +41,7 @@ from edgecnn.parity.trace import (
     Reader,
     TorchReader,
     in_parts,
+    layers_of,
     match_graphs,
     match_modules,
     read_graph,
@@ -50,7 +51,7 @@ from edgecnn.progress import Progress, silent
 if TYPE_CHECKING:
     from edgecnn.parity.torch_runner import TorchSession
 
-__all__ = ["FLOORS", "BisectReport", "Layer", "bisect"]
+__all__ = ["FLOORS", "BisectReport", "Layer", "bisect", "bisect_form"]
 
 FLOORS: Mapping[str, float] = MappingProxyType(
     {"fp32": 90.0, "fp16": 30.0, "int8": 12.0, "int8-fp16": 12.0, "int8-cpu": 12.0}
@@ -61,6 +62,8 @@ Float32 layers add noise at 110 dB and better, float16 ones at 50 to 70 dB. Quan
 leaves 25 to 45 dB, and hardly less than 15 dB where it has long tails."""
 
 Array = NDArray[Any]
+FORM_MEMORY = 1 << 30
+"""Bytes that the tensors which are compared in one pass over a form may take; making an engine takes minutes."""
 _PERSISTS_DB = 10.0
 _ROOM = 1e-12
 NOISIEST = 3
@@ -242,6 +245,47 @@ def bisect(
     )
 
 
+def bisect_form(
+    name: str,
+    form: Callable[[Sequence[str]], Reader],
+    path: Path,
+    samples: Iterable[Sample],
+    *,
+    precision: str,
+    floor_db: float,
+    limit: int = 4,
+    progress: Progress = silent,
+) -> BisectReport:
+    """Find the first layer at which another form of a graph, such as an engine, departs from the graph on this CPU.
+
+    Here every step of the *graph* computes on what the form gave before it, since a form runs as a whole.
+
+    Args:
+        name: of the form, for the report.
+        form: from names of the graph's tensors to a reader of them.
+        path: the ONNX file.
+        samples: inputs, re-iterable. ``limit``: how many to use.
+        precision: of the graph. ``floor_db``: least ratio of a layer's output to its own noise.
+        progress: called once a pass, each of which makes the form anew for as many tensors as :data:`FORM_MEMORY` allows.
+
+    Raises:
+        UserError: there are no samples. BackendError: one of the two cannot run; and as ``form``.
+    """
+    graph, chosen = read_graph(path), list(islice(samples, limit))
+    if not chosen:
+        raise UserError("bisecting needs at least one sample")
+    entries = layers_of(graph)
+    whole, own = _compare(entries, form, graph, chosen, FORM_MEMORY, progress)
+    return BisectReport(
+        reference=f"{path.name} on the CPU",
+        candidate=name,
+        precision=precision,
+        floor_db=floor_db,
+        layers=_judge(entries, whole, own, floor_db, graph.outputs, "the same inputs"),
+        samples=len(chosen),
+    )
+
+
 def _onnx_reader(graph: Graph) -> Callable[[Sequence[str]], Reader]:
     """Return a function from tensor names to a reader."""
     return lambda names: OnnxReader(graph, names)
@@ -311,6 +355,7 @@ def _judge(
     own: Sequence[Difference],
     floor: float,
     outputs: Sequence[str],
+    inputs: str = "the reference's own inputs",
 ) -> tuple[Layer, ...]:
     """Turn sums into layers and decide which of them depart."""
     ratios = [_ratio(entry, difference) for entry, difference in zip(entries, whole, strict=True)]
@@ -338,7 +383,7 @@ def _judge(
                 own_db=ratio,
                 max_abs=whole[index].largest,
                 departs=departs,
-                reason=_reason(step, ratio, floor) if departs else "",
+                reason=_reason(step, ratio, floor, inputs) if departs else "",
                 between=entry.between,
             )
         )
@@ -363,10 +408,10 @@ def _ratio(entry: Entry, difference: Difference) -> float | None:
     )
 
 
-def _reason(step: Difference, own: float, floor: float) -> str:
-    """Say why a tensor departs."""
+def _reason(step: Difference, own: float, floor: float, inputs: str) -> str:
+    """Say why a tensor departs, having been compared on ``inputs``."""
     if step.mismatch:
         return f"its shape is {list(step.shape)}, and {list(step.mismatch)} in the reference"
     if step.nonfinite:
         return "it has NaN or infinity"
-    return f"{decibels(own)} on the reference's own inputs, where this precision explains no less than {floor:g} dB"
+    return f"{decibels(own)} on {inputs}, where this precision explains no less than {floor:g} dB"

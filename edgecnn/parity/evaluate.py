@@ -2,60 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgecnn.errors import BackendError, DataError, UserError
-from edgecnn.parity.labelled import LabelledImages, read_labelled
-from edgecnn.parity.metrics import Accumulator, Metrics, logits_of
+from edgecnn.calib.data import MOST_CORRUPT
+from edgecnn.errors import DataError, UserError
+from edgecnn.parity.labelled import LabelledImages
+from edgecnn.parity.listing import Listing, Pictures
+from edgecnn.parity.runner import Plan, Runner
+from edgecnn.parity.tally import REFERENCE, Tally, VariantScore
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.bundle import Bundle
-from edgecnn.runtime.choice import AutoOptions
-from edgecnn.runtime.classifier import run_pixels
-from edgecnn.runtime.preprocess import decode, fit
-from edgecnn.runtime.session import Session
 from edgecnn.runtime.tensorrt import TensorRtOptions
 
 if TYPE_CHECKING:
     from edgecnn.runtime.choice import Options
 
-__all__ = ["Evaluation", "VariantScore", "evaluate"]
+__all__ = ["SHARD", "Evaluation", "VariantScore", "check_readable", "chosen_variants", "evaluate", "evaluation_of"]
 
-Array = NDArray[Any]
-REFERENCE = "fp32"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VariantScore:
-    """One variant's result.
-
-    Attributes:
-        variant: its name.
-        images: how many were classified.
-        top1, top5: accuracy, percent; None without labels.
-        agreement: percent of images where its best class is fp32's; None if the bundle has no fp32.
-        sqnr_db: energy of fp32's logits over that of the difference, dB; None for fp32 itself, or where nothing differs.
-        mean_kl: mean divergence of its softmax from fp32's, nats; None if the bundle has no fp32.
-    """
-
-    variant: str
-    images: int
-    top1: float | None
-    top5: float | None
-    agreement: float | None
-    sqnr_db: float | None
-    mean_kl: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dict."""
-        return dict(vars(self))
+SHARD = 64
+"""Pictures that are read from the listing, run and added up at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +33,17 @@ class Evaluation:
 
     Attributes:
         variants: a score each.
-        skipped: file -> why it could not be decoded.
+        unreadable: how many pictures could not be decoded.
+        skipped: file -> why it could not be decoded, for the first of them.
         labels: where the classes came from.
+        images_per_s: variant -> pictures that one worker normalises and classifies in a second, one at a time; decoding is not in it.
     """
 
     variants: tuple[VariantScore, ...]
+    unreadable: int = 0
     skipped: Mapping[str, str] = field(default_factory=dict)
     labels: str = ""
+    images_per_s: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return ``{"variants": [{"variant", "images", "top1", "top5", "agreement", "sqnr_db", "mean_kl"}, ...]}``."""
@@ -89,9 +62,11 @@ def evaluate(
 ) -> Evaluation:
     """Measure a bundle's variants on labelled pictures, one picture at a time, as an application runs them.
 
+    :func:`edgecnn.scale.evaluate_at_scale` does the same in many processes, and goes on where it was interrupted.
+
     Args:
         bundle: a folder, or an opened bundle.
-        data: a folder for :func:`~edgecnn.parity.labelled.read_labelled`, or what it returned.
+        data: a folder for :func:`~edgecnn.parity.labelled.scan`, or pictures in memory.
         variants: names; all of the bundle by default, with TensorRT those that have an engine. fp32, the reference, runs in any case.
         limit: use so many pictures, spread evenly over the classes.
         allow_unverified: evaluate a bundle or variant whose verification failed.
@@ -99,54 +74,68 @@ def evaluate(
         progress: called once a picture.
 
     Raises:
-        DataError: no pictures, classes that do not fit, or not one picture that can be decoded.
+        DataError: no pictures, classes that do not fit, or more than 10 % of the pictures cannot be decoded.
         UserError: an unknown variant.
         BundleError, BackendError, MissingDependencyError: as :func:`edgecnn.runtime.load`.
     """
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle, allow_unverified=allow_unverified)
-    names = _chosen(bundle, variants, options)
-    if not isinstance(data, LabelledImages):
-        data = read_labelled(Path(data), bundle.spec.num_classes, bundle.labels)
-    running = list(dict.fromkeys([*([REFERENCE] if REFERENCE in bundle.variants else []), *names]))
+    names = chosen_variants(bundle, variants, options)
     with ExitStack() as stack:
-        sessions: dict[str, Session] = {}
-        for name in running:
-            # The reference need not be verified to be a reference; the variants that were asked for must.
-            asked = name in names
-            own = options if asked else _for_reference(bundle, options)
-            session = bundle.session(name, allow_unverified=allow_unverified or not asked, options=own)
-            sessions[name] = stack.enter_context(session)
-        tallies = {name: _Tally(softmax=bundle.manifest.embedded.softmax) for name in running}
-        skipped: dict[str, str] = {}
-        chosen = data.limited(limit)
-        for done, (file, label) in enumerate(chosen):
-            try:
-                pixels = fit(decode(file), bundle.preprocess)
-            except DataError as error:
-                skipped[str(file)] = str(error)
-                continue
-            finally:
-                progress("evaluate", done + 1, len(chosen))
-            outputs = {name: run_pixels(session, pixels[None], bundle.preprocess) for name, session in sessions.items()}
-            for name, output in outputs.items():
-                tallies[name].add(output, outputs.get(REFERENCE), label)
-    if len(skipped) == len(chosen):
-        raise DataError(
-            f"none of the {len(chosen)} pictures can be decoded; the first: {next(iter(skipped.values()), '')}"
-        )
-    scores = tuple(tallies[name].score(name, REFERENCE in bundle.variants) for name in names)
-    return Evaluation(variants=scores, skipped=skipped, labels=data.how)
+        pictures: Pictures
+        if isinstance(data, LabelledImages):
+            pictures = data.limited(limit)
+        else:
+            pictures = stack.enter_context(Listing(Path(data), bundle.spec.num_classes, bundle.labels, limit))
+        plan = Plan.of(bundle, names, options, allow_unverified=allow_unverified)
+        runner = stack.enter_context(Runner(plan, bundle))
+        totals = {name: Tally() for name in names}
+        for start in range(0, len(pictures), SHARD):
+            rows = pictures.rows(start, start + SHARD)
+            step = _shifted(progress, start, len(pictures))
+            for name, tally in runner.run(rows, names, first=start, progress=step).items():
+                totals[name].merge(tally)
+            for error in runner.failed.values():
+                raise error
+            check_readable(totals[names[0]], len(pictures), start + len(rows))
+    return evaluation_of(totals, REFERENCE in bundle.variants, pictures.how)
 
 
-def _for_reference(bundle: Bundle, options: Options | None) -> Options | None:
-    """Return the options of fp32 where it is the reference alone: its graph runs where it has no engine."""
-    if isinstance(options, TensorRtOptions) and REFERENCE not in bundle.engine_variants(options.flavour):
-        return AutoOptions()
-    return options
+def evaluation_of(totals: Mapping[str, Tally], referenced: bool, how: str) -> Evaluation:
+    """Return the scores of what was counted; ``referenced``: whether there is an fp32 to compare with."""
+    first = next(iter(totals.values()))
+    return Evaluation(
+        variants=tuple(tally.score(name, referenced) for name, tally in totals.items()),
+        unreadable=first.unreadable,
+        skipped={file: reason for _, file, reason in first.reasons},
+        labels=how,
+        images_per_s={name: tally.images / tally.seconds for name, tally in totals.items() if tally.seconds},
+    )
 
 
-def _chosen(bundle: Bundle, variants: Sequence[str] | None, options: Options | None) -> list[str]:
+def check_readable(tally: Tally, count: int, done: int) -> None:
+    """Refuse pictures of which more than 10 % cannot be decoded.
+
+    Args:
+        tally: of what was done so far.
+        count: of all pictures.
+        done: pictures that were tried.
+
+    Raises:
+        DataError: with the first reason.
+    """
+    if tally.unreadable <= MOST_CORRUPT * count or (tally.unreadable == done < count):
+        return  # where nothing was readable yet, perhaps nothing is: that is another message
+    reason = tally.reasons[0][2]
+    if tally.unreadable == count:
+        raise DataError(f"none of the {count} pictures can be decoded; the first: {reason}")
+    raise DataError(
+        f"{tally.unreadable} of the first {done} pictures cannot be decoded, more than 10 % of all {count}: "
+        f"remove or mend them; the first: {reason}"
+    )
+
+
+def chosen_variants(bundle: Bundle, variants: Sequence[str] | None, options: Options | None) -> list[str]:
     """Return the variants to evaluate, by default those that can run. Raises UserError for an unknown one, or none."""
     names = list(dict.fromkeys(variants)) if variants is not None else list(bundle.variants)
     if variants is None and isinstance(options, TensorRtOptions):
@@ -159,39 +148,10 @@ def _chosen(bundle: Bundle, variants: Sequence[str] | None, options: Options | N
     return names
 
 
-class _Tally:
-    """Counts for one variant."""
+def _shifted(progress: Progress, start: int, whole: int) -> Progress:
+    """Return a progress function for a part that begins at ``start``."""
 
-    def __init__(self, *, softmax: bool) -> None:
-        """Start at zero."""
-        self._softmax = softmax
-        self._images = self._labelled = self._top1 = self._top5 = 0
-        self._accumulator = Accumulator()
+    def report(step: str, done: int, total: int) -> None:  # noqa: ARG001 -- a part's; the whole's is shown
+        progress(step, start + done, whole)
 
-    def add(self, output: Array, reference: Array | None, label: int | None) -> None:
-        """Take one picture's output (1, classes)."""
-        if not np.isfinite(output).all():
-            raise BackendError("a variant gave NaN or infinity: `edgecnn verify` finds out which and where")
-        self._images += 1
-        if label is not None:
-            best = np.argsort(-output[0].astype(np.float64), kind="stable")[:5]
-            self._labelled += 1
-            self._top1 += int(best[0] == label)
-            self._top5 += int(label in best)
-        if reference is not None:
-            pair = (logits_of(reference), logits_of(output)) if self._softmax else (reference, output)
-            self._accumulator.add(*pair)
-
-    def score(self, variant: str, referenced: bool) -> VariantScore:
-        """Return the result."""
-        metrics: Metrics | None = self._accumulator.result() if referenced else None
-        same = metrics is None or variant == REFERENCE or math.isinf(metrics.sqnr_db)
-        return VariantScore(
-            variant=variant,
-            images=self._images,
-            top1=100 * self._top1 / self._labelled if self._labelled else None,
-            top5=100 * self._top5 / self._labelled if self._labelled else None,
-            agreement=None if metrics is None else metrics.top1,
-            sqnr_db=None if metrics is None or same else metrics.sqnr_db,
-            mean_kl=None if metrics is None else metrics.kl,
-        )
+    return report

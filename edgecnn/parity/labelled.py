@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgecnn.calib.data import SUFFIXES
 from edgecnn.errors import DataError
 
-__all__ = ["LABELS_CSV", "LabelledImages", "read_labelled"]
+__all__ = ["LABELS_CSV", "Entry", "LabelledImages", "Row", "evenly", "fingerprint", "read_labelled", "scan"]
+
+Row = tuple[str, int | None]
+"""A picture: its file, and its class where that is known."""
+
+Entry = tuple[int, str, int | None]
+"""A picture as it is found: group (its sub-folder's or line's number), path within the folder, class. They are in order when sorted."""
 
 LABELS_CSV = "labels.csv"
 _WNID = re.compile(r"n\d{8}")
@@ -43,17 +51,59 @@ class LabelledImages:
 
     def limited(self, limit: int | None) -> LabelledImages:
         """Return at most ``limit`` of the files, spread evenly: the first ones of a sorted folder are all of one class."""
-        if limit is None or limit >= len(self.files):
+        picked = evenly(len(self.files), limit)
+        if len(picked) == len(self.files):
             return self
-        if limit < 1:
-            raise DataError(f"a limit of {limit} images leaves none")
-        picked = [position * len(self.files) // limit for position in range(limit)]
         classes = tuple(self.classes[i] for i in picked) if self.classes else ()
         return LabelledImages(tuple(self.files[i] for i in picked), classes, self.how)
 
+    def rows(self, start: int, stop: int) -> list[Row]:
+        """Return the pictures at some positions."""
+        classes = self.classes[start:stop] if self.classes else [None] * len(self.files)
+        return [(str(file), label) for file, label in zip(self.files[start:stop], classes, strict=False)]
+
+    def fingerprint(self) -> str:
+        """Return the sha256 of the listing; see :func:`fingerprint`."""
+        return fingerprint(((str(file), label) for file, label in self), "")
+
+
+def evenly(count: int, limit: int | None) -> Sequence[int]:
+    """Return at most ``limit`` of ``count`` positions, spread evenly. Raises DataError for a limit below 1."""
+    if limit is None or limit >= count:
+        return range(count)
+    if limit < 1:
+        raise DataError(f"a limit of {limit} images leaves none")
+    return [position * count // limit for position in range(limit)]
+
+
+def fingerprint(rows: Iterable[Row], folder: str) -> str:
+    """Return the sha256 over path, class, bytes and time of change of every picture in order: other contents, another number.
+
+    Args:
+        rows: the pictures; paths within ``folder``, or whole ones.
+        folder: where they lie, which is no part of it.
+    """
+    digest = hashlib.sha256()
+    for file, label in rows:
+        try:
+            status = (Path(folder) / file).stat()
+            facts = (label, status.st_size, status.st_mtime_ns)
+        except OSError:
+            facts = (label, -1, -1)  # counted as unreadable when its turn comes
+        digest.update(os.fsencode(file) + f"\0{facts}\n".encode())
+    return digest.hexdigest()
+
 
 def read_labelled(folder: Path, num_classes: int, labels: Sequence[str] = ()) -> LabelledImages:
-    """Find the pictures of a folder and their classes.
+    """Find the pictures of a folder and their classes: :func:`scan`, all in memory. Raises DataError."""
+    how, entries = scan(folder, num_classes, labels)
+    found = sorted(entries, key=lambda entry: entry[:2])
+    classes = tuple(label for _, _, label in found if label is not None)
+    return LabelledImages(tuple(folder / file for _, file, _ in found), classes, how)
+
+
+def scan(folder: Path, num_classes: int, labels: Sequence[str] = ()) -> tuple[str, Iterator[Entry]]:
+    """Find the pictures of a folder and their classes, one after the other.
 
     * with ``labels.csv`` (columns ``file,label``): the files it lists, relative to the folder; the label is a class index or name;
     * with pictures in sub-folders: a sub-folder a class, at any depth below it. Its class is, in this order, the label of that
@@ -66,34 +116,59 @@ def read_labelled(folder: Path, num_classes: int, labels: Sequence[str] = ()) ->
         num_classes: of the model.
         labels: its class names, if they have any.
 
+    Returns:
+        Where the classes come from, in words, and the pictures, which have to be sorted.
+
     Raises:
-        DataError: no folder or no pictures there, or classes that do not fit the model; the message says what to do.
+        DataError: no folder or no pictures there, or classes that do not fit the model; the message says what to do. What a line of
+            ``labels.csv`` has wrong is raised when its turn comes.
     """
     if not folder.is_dir():
         raise DataError(f"no folder at {folder}")
     if (folder / LABELS_CSV).is_file():
-        return _from_csv(folder, num_classes, labels)
-    own = _pictures(folder.iterdir())
-    if own:
-        return LabelledImages(own, (), f"no labels: {folder} has neither {LABELS_CSV} nor a sub-folder a class")
-    groups = {
-        sub.name: found for sub in sorted(folder.iterdir()) if sub.is_dir() and (found := _pictures(sub.rglob("*")))
-    }
-    if not groups:
+        return LABELS_CSV, _from_csv(folder, num_classes, labels)
+    if _any(_pictures(folder, deep=False)):
+        how = f"no labels: {folder} has neither {LABELS_CSV} nor a sub-folder a class"
+        return how, ((0, file, None) for file in _pictures(folder, deep=False))
+    names = [sub.name for sub in sorted(folder.iterdir()) if sub.is_dir() and _any(_pictures(sub, deep=True))]
+    if not names:
         raise DataError(
             f"no pictures in {folder}: expected a sub-folder a class, or pictures and a {LABELS_CSV} with columns file,label"
         )
-    indices, how = _classes_of(list(groups), num_classes, labels, folder)
-    files = tuple(file for found in groups.values() for file in found)
-    classes = tuple(indices[name] for name, found in groups.items() for _ in found)
-    return LabelledImages(files, classes, how)
-
-
-def _pictures(paths: Iterator[Path]) -> tuple[Path, ...]:
-    """Return the picture files, sorted."""
-    return tuple(
-        sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+    indices, how = _classes_of(names, num_classes, labels, folder)
+    return how, (
+        (group, f"{name}/{file}", indices[name])
+        for group, name in enumerate(names)
+        for file in _pictures(folder / name, deep=True)
     )
+
+
+def _any(found: Iterator[str]) -> bool:
+    """Whether there is a first one."""
+    return next(found, None) is not None
+
+
+def _pictures(folder: Path, *, deep: bool) -> Iterator[str]:
+    """Yield the picture files, in no order, as paths within the folder; ``deep``: also those of its sub-folders.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if deep:
+                        yield from (f"{entry.name}/{file}" for file in _pictures(folder / entry.name, deep=True))
+                elif _is_picture(entry.name) and entry.is_file():
+                    yield entry.name
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+
+
+def _is_picture(name: str) -> bool:
+    """Whether a file's name is that of a picture."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")  # noqa: PTH122 -- a million times
 
 
 def _classes_of(
@@ -124,28 +199,26 @@ def _classes_of(
     )
 
 
-def _from_csv(folder: Path, num_classes: int, labels: Sequence[str]) -> LabelledImages:
-    """Read ``labels.csv``."""
+def _from_csv(folder: Path, num_classes: int, labels: Sequence[str]) -> Iterator[Entry]:
+    """Read ``labels.csv``, line by line."""
     path = folder / LABELS_CSV
     by_name = _by_name(labels)
-    files, classes = [], []
+    found = 0
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             if not {"file", "label"} <= set(reader.fieldnames or ()):
                 raise DataError(f"{path} needs the columns file,label; it has {','.join(reader.fieldnames or ())!r}")
-            for row in reader:
+            for found, row in enumerate(reader, start=1):
                 where = f"{path} line {reader.line_num}"
-                file = folder / (row["file"] or "")
-                if not row["file"] or not file.is_file():
+                file = row["file"] or ""
+                if not file or not (folder / file).is_file():
                     raise DataError(f"{where}: no file {row['file']!r} in {folder}")
-                files.append(file)
-                classes.append(_class_index(row["label"] or "", num_classes, by_name, where))
+                yield found, file, _class_index(row["label"] or "", num_classes, by_name, where)
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    if not files:
+    if not found:
         raise DataError(f"{path} lists no pictures")
-    return LabelledImages(tuple(files), tuple(classes), LABELS_CSV)
 
 
 def _class_index(label: str, num_classes: int, by_name: Mapping[str, int], where: str) -> int:

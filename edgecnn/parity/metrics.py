@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgecnn.errors import UserError
 
-__all__ = ["SQNR_FLOOR", "Accumulator", "Metrics", "compare", "log_softmax", "logits_of", "ratio_db", "softmax"]
+__all__ = ["SQNR_FLOOR", "Accumulator", "Metrics", "Sums", "compare", "log_softmax", "logits_of", "ratio_db", "softmax"]
 
 Array = NDArray[Any]
 Doubles = NDArray[np.float64]
@@ -108,6 +108,21 @@ class Metrics:
         return cls(**values | {"worst_samples": tuple((noise, signal) for noise, signal in data["worst_samples"])})
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What :class:`Metrics` are quotients of, for those who add up results of their own.
+
+    Attributes:
+        top1: samples where the candidate's best class is (one of) the reference's best.
+        signal, noise: energies of the reference and of the difference. ``kl``: sum of divergences, nats.
+    """
+
+    top1: int
+    signal: float
+    noise: float
+    kl: float
+
+
 class Accumulator:
     """Takes batches one after the other; memory does not grow with their number.
 
@@ -152,6 +167,10 @@ class Accumulator:
             self._finite += int(fine.sum())
             self._add_tensors(logits[fine], other[fine])
             self._add_decisions(logits[fine], other[fine])
+
+    def sums(self) -> Sums:
+        """Return the sums over everything finite taken so far."""
+        return Sums(self._top1, self._signal, self._noise, self._kl)
 
     def result(self) -> Metrics:
         """Return the metrics of everything taken so far."""

@@ -130,18 +130,26 @@ class _Run:
                     result[index] = output[row : row + 1]
         return result
 
-    def batched(self, chunk: Sequence[Sample], samples: SampleSet) -> list[Array | None]:
-        """Return the same rows from one run of all of them; all None for a static batch or too few samples."""
+    def batched(self, chunk: Sequence[Sample], samples: SampleSet) -> list[list[Array | None]]:
+        """Return the same rows from one run of all of them; nothing for a static batch or too few samples.
+
+        An engine is tried at the top of its profile and at the size that it is made for: the rows of each; at the least, it ran before.
+        """
         able = [index for index, sample in enumerate(chunk) if self._able(sample, samples)]
-        result: list[Array | None] = [None] * len(chunk)
         if self.stage.batch or len(able) < 2:
-            return result
-        largest = self.stage.session.largest_batch  # an engine is tried at the top of its profile
-        able = able[:largest] if largest else able
-        again = [able[i % len(able)] for i in range(largest)] if largest else able
-        output = self._output([chunk[i] for i in again], samples)
+            return []
+        session = self.stage.session
+        sizes = {session.largest_batch or len(able), session.best_batch} - {0, session.least_batch}
+        return [self._filled(size, able, chunk, samples) for size in sorted(sizes)]
+
+    def _filled(
+        self, size: int, able: Sequence[int], chunk: Sequence[Sample], samples: SampleSet
+    ) -> list[Array | None]:
+        """Return the rows of one run of so many samples, the first ones again where there are fewer."""
+        result: list[Array | None] = [None] * len(chunk)
+        output = self._output([chunk[able[i % len(able)]] for i in range(size)], samples)
         if output is not None:
-            for row, index in enumerate(able):
+            for row, index in enumerate(able[:size]):
                 result[index] = output[row : row + 1]
         return result
 
@@ -251,8 +259,10 @@ def _run_set(
         batched = {name: run.batched(chunk[:batch], samples) for name, run in runs.items()} if not count else {}
         for pair in pairs:
             own = rows[pair.stage.name]
-            other = batched.get(pair.stage.name, []) if pair.against == "batch" else rows[pair.reference.name]
-            for reference, candidate in zip(*((own, other) if pair.against == "batch" else (other, own)), strict=False):
+            compared = [(rows[pair.reference.name], own)]
+            if pair.against == "batch":
+                compared = [(own, other) for other in batched.get(pair.stage.name, [])]
+            for reference, candidate in (both for sides in compared for both in zip(*sides, strict=False)):
                 pair.add(reference, candidate, samples)
             if pair.mismatch:
                 runs[pair.stage.name].problems[pair.mismatch] = None

@@ -33,6 +33,7 @@ __all__ = [
     "Reader",
     "TorchReader",
     "in_parts",
+    "layers_of",
     "match_graphs",
     "match_modules",
     "read_graph",
@@ -220,6 +221,21 @@ def match_graphs(reference: Graph, candidate: Graph) -> tuple[Entry, ...]:
                 found.append(Entry(tensor, original, node, "quantization"))
     readable = [entry for entry in found if entry.reference not in reference.constants or entry.role == "weights"]
     return _linked(readable, candidate, frozenset(node.name for node in reference.nodes))
+
+
+def layers_of(graph: Graph) -> tuple[Entry, ...]:
+    """Return the float tensors of a graph that its layers give, to be read from another form that has the same names: an engine.
+
+    What Q/DQ and Cast give is left out: where it is read, it cannot be folded into the layers beside it.
+    """
+    found = [
+        Entry(tensor, tensor, node, "layer")
+        for node in graph.nodes
+        if node.op not in _QUANTIZING
+        for tensor in node.outputs
+        if tensor in graph.sizes and tensor not in graph.constants
+    ]
+    return _linked(found, graph, frozenset(node.name for node in graph.nodes))
 
 
 def _original(node: Node, candidate: Graph, reference: Graph) -> str:

@@ -1,11 +1,11 @@
 "use strict";
-// The table: sort by a column's header, filter by text and by kind. Without scripts the page shows everything, worst first.
-(() => {
-  const table = document.getElementById("layers");
+// Tables: sort by a column's header, filter by text and by kind. Without scripts a page shows everything, in its first order.
+document.querySelectorAll("main table").forEach((table) => {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
   const rows = [...body.rows];
   const value = (row, column) => row.cells[column].dataset.v;
+  const texts = heads.map((_, column) => column).filter((column) => !heads[column].classList.contains("number"));
 
   const sort = (column) => {
     const head = heads[column];
@@ -23,15 +23,17 @@
   };
   heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => sort(column)));
 
-  const text = document.getElementById("filter");
-  const quantized = document.getElementById("quantized");
+  const mine = `[data-for="${table.id}"]`;
+  const search = document.querySelector(`input[type="search"]${mine}`);
+  const kind = document.querySelector(`input[type="checkbox"]${mine}`);
+  if (!search) return;
   const filter = () => {
-    const words = text.value.toLowerCase();
+    const words = search.value.toLowerCase();
     rows.forEach((row) => {
-      const found = (value(row, 1) + " " + value(row, 2)).toLowerCase().includes(words);
-      row.hidden = !found || (quantized.checked && row.dataset.kind !== "int8");
+      const found = texts.some((column) => value(row, column).toLowerCase().includes(words));
+      row.hidden = !found || (kind !== null && kind.checked && row.dataset.kind !== kind.value);
     });
   };
-  text.addEventListener("input", filter);
-  quantized.addEventListener("change", filter);
-})();
+  search.addEventListener("input", filter);
+  if (kind) kind.addEventListener("change", filter);
+});

@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 
-from edgecnn._version import __version__
 from edgecnn.analysis import Analysis, InputRange, LayerNoise
-from edgecnn.artifacts import atomic_file
-from edgecnn.errors import OutputError
+from edgecnn.report import html
 from edgecnn.report.charts import histogram, noise_chart
+from edgecnn.report.html import Column, Row, Table, cell, percent
 
-__all__ = ["analysis_page", "check_place", "write_page"]
+__all__ = ["analysis_page", "analysis_sections", "write_page"]
 
 CARDS = 12
 """How many layers' inputs are shown as histograms: the worst."""
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-"""The browser itself keeps the page from the network."""
-
 COLUMNS = (
-    ("#", "Position in the order of computation"),
-    ("Layer", "Node of the graph; below it why it is quantized or float"),
-    ("Op", "Operator"),
-    ("MACs", "Multiplications for one image"),
-    ("Weights", "SQNR of the weights, dB"),
-    ("Input", "SQNR of the worst quantized input, dB"),
-    ("Isolated", "SQNR of the output with the layer's own noise alone, dB"),
-    ("Cumulative", "SQNR of the output in the whole quantized graph, dB"),
-    ("Logits", "SQNR of the logits with this layer's noise alone, dB"),
-    ("Share", "Share of the noise that all layers, one by one, make at the logits"),
-    ("Restored", "SQNR of the variant's logits with this layer alone in float, dB"),
-    ("Reach", "How far the input's values go, of its range"),
-    ("Clipped", "Share of the input's values beyond its range"),
-    ("Codes", "Share of the 256 codes that the input uses"),
+    Column("#", "Position in the order of computation", number=True),
+    Column("Layer", "Node of the graph; below it why it is quantized or float"),
+    Column("Op", "Operator"),
+    Column("MACs", "Multiplications for one image", number=True),
+    Column("Weights", "SQNR of the weights, dB", number=True),
+    Column("Input", "SQNR of the worst quantized input, dB", number=True),
+    Column("Isolated", "SQNR of the output with the layer's own noise alone, dB", number=True),
+    Column("Cumulative", "SQNR of the output in the whole quantized graph, dB", number=True),
+    Column("Logits", "SQNR of the logits with this layer's noise alone, dB", number=True),
+    Column("Share", "Share of the noise that all layers, one by one, make at the logits", number=True),
+    Column("Restored", "SQNR of the variant's logits with this layer alone in float, dB", number=True),
+    Column("Reach", "How far the input's values go, of its range", number=True),
+    Column("Clipped", "Share of the input's values beyond its range", number=True),
+    Column("Codes", "Share of the 256 codes that the input uses", number=True),
 )
-NUMERIC = frozenset({"#", "MACs", *(name for name, _ in COLUMNS[4:])})
 
 TERMS = (
     ("SQNR", "signal-to-quantization-noise ratio: energy of the float tensor over energy of its error, in dB; 6 dB more halve the error."),
@@ -53,46 +46,28 @@ TERMS = (
 )  # fmt: skip
 
 
-def check_place(path: Path) -> None:
-    """Check that a page can be written, before the work that it shows. Raises OutputError."""
-    if path.is_dir():
-        raise OutputError(
-            f"cannot write {path}: it is a folder; give the name of a file, such as {path / 'analysis.html'}"
-        )
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
-
-
 def write_page(analysis: Analysis, path: Path) -> None:
     """Write the page, whole or not at all; a file of that name is replaced. Raises OutputError."""
-    check_place(path)
-    with atomic_file(path) as stream:
-        stream.write(analysis_page(analysis).encode())
+    html.write_text(analysis_page(analysis), path)
 
 
 def analysis_page(analysis: Analysis) -> str:
     """Return the page's HTML."""
-    title = f"{analysis.model} {analysis.variant}, layer by layer"
-    body = "".join(
-        [*_head(analysis), *_chart(analysis), *_histograms(analysis), *_table(analysis), *_terms(), _footer(analysis)]
-    )
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
-        f"<style>\n{_asset('page.css')}</style>\n</head>\n<body>\n<main>{body}</main>\n"
-        f"<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n"
-    )
+    body = [*_head(analysis), *analysis_sections(analysis), _footer(analysis)]
+    return html.document(f"{analysis.model} {analysis.variant}, layer by layer", body)
 
 
-def _asset(name: str) -> str:
-    """Return a file of this package."""
-    return (files("edgecnn.report") / name).read_text(encoding="utf-8")
+def analysis_sections(analysis: Analysis) -> Iterator[str]:
+    """Yield the figures, the advice, the charts, the table and what its words mean."""
+    yield from _figures(analysis)
+    yield _chart(analysis)
+    yield from _histograms(analysis)
+    yield _table(analysis)
+    yield from _terms()
 
 
 def _head(analysis: Analysis) -> Iterator[str]:
-    """Yield the title, the figures and the advice."""
+    """Yield the title and the notes."""
     images = "image" if analysis.images == 1 else "images"
     yield (
         f"<header><p class='kicker'>INT8 layer by layer</p><h1>{escape(analysis.model)} <span>{escape(analysis.variant)}</span></h1>"
@@ -100,36 +75,33 @@ def _head(analysis: Analysis) -> Iterator[str]:
     )
     for note in analysis.notes:
         yield f"<p class='note'>{escape(note)}</p>"
+
+
+def _figures(analysis: Analysis) -> Iterator[str]:
+    """Yield the figures and the advice."""
     quantized = sum(layer.quantized for layer in analysis.layers)
     first = analysis.worst[0]
-    figures = (
-        ("Logits", _db(analysis.logits_db), "SQNR of the whole variant"),
-        ("Added up", _db(analysis.added_db), "if single layers' noises add"),
-        ("Layers", f"{quantized}", f"in INT8, {len(analysis.layers) - quantized} float"),
-        ("Largest share", f"{first.share:.0%}", f"of the noise, from {first.node}"),
+    yield from html.figures(
+        (
+            ("Logits", html.db(analysis.logits_db), "SQNR of the whole variant"),
+            ("Added up", html.db(analysis.added_db), "if single layers' noises add"),
+            ("Layers", f"{quantized}", f"in INT8, {len(analysis.layers) - quantized} float"),
+            ("Largest share", f"{first.share:.0%}", f"of the noise, from {first.node}"),
+        )
     )
-    yield "<section class='figures'>"
-    for name, value, text in figures:
-        number, _, unit = value.partition(" ")
-        small = f" <small>{unit}</small>" if unit else ""
-        yield f"<div><h2>{name}</h2><strong>{number}{small}</strong><p>{escape(text)}</p></div>"
-    yield "</section>"
     option = f"<code>--keep-float '{escape(analysis.keep_float)}'</code>"
     command = f"<p class='act'>Export again with {option}</p>" if analysis.keep_float else ""
     yield f"<section class='advice'><p>{escape(analysis.finding)}</p>{command}</section>"
 
 
-def _chart(analysis: Analysis) -> Iterator[str]:
-    """Yield the chart over the graph."""
-    yield "<section><div class='bar'><h2>Noise along the graph</h2>"
-    yield _legend(("dot isolated", "isolated"), ("line cumulative", "cumulative"), ("box share", "share at the logits"))
-    yield f"</div><div class='scroll'>{noise_chart(analysis.layers)}</div></section>"
-
-
-def _legend(*items: tuple[str, str]) -> str:
-    """Return what the marks of a chart mean: (classes, text) of each."""
-    marks = "".join(f"<span><i class='{kind}'></i>{text}</span>" for kind, text in items)
-    return f"<p class='legend'>{marks}</p>"
+def _chart(analysis: Analysis) -> str:
+    """Return the chart over the graph."""
+    marks = html.legend(
+        ("dot isolated", "isolated"), ("line cumulative", "cumulative"), ("box share", "share at the logits")
+    )
+    return html.section(
+        "Noise along the graph", f"<div class='scroll'>{noise_chart(analysis.layers)}</div>", beside=marks
+    )
 
 
 def _histograms(analysis: Analysis) -> Iterator[str]:
@@ -137,83 +109,74 @@ def _histograms(analysis: Analysis) -> Iterator[str]:
     chosen = [layer for layer in analysis.worst if layer.inputs][:CARDS]
     if not chosen:
         return
-    yield "<section><div class='bar'><h2>Inputs of the worst layers</h2>"
-    yield _legend(("box bin", "values, log scale"), ("box outside", "clipped"), ("line limit", "end of the range"))
-    yield "</div><div class='cards'>"
+    cards = []
     for layer in chosen:
         worst = min(layer.inputs, key=lambda found: found.sqnr_db)
-        yield (
+        cards.append(
             f"<figure><figcaption><a href='#layer-{layer.position}' title='{escape(layer.node)}'>{escape(layer.node)}</a>"
-            f"<span>{_db(worst.sqnr_db)}</span></figcaption>{histogram(worst)}"
-            f"<p>{_percent(worst.clipped)} clipped, {worst.codes:.0%} of codes</p></figure>"
+            f"<span>{html.db(worst.sqnr_db)}</span></figcaption>{histogram(worst)}"
+            f"<p>{percent(worst.clipped)} clipped, {worst.codes:.0%} of codes</p></figure>"
         )
-    yield "</div></section>"
+    marks = html.legend(
+        ("box bin", "values, log scale"), ("box outside", "clipped"), ("line limit", "end of the range")
+    )
+    yield html.section("Inputs of the worst layers", f"<div class='cards'>{''.join(cards)}</div>", beside=marks)
 
 
-def _table(analysis: Analysis) -> Iterator[str]:
-    """Yield the table, the worst layer first."""
+def _table(analysis: Analysis) -> str:
+    """Return the table, the worst layer first."""
     ranked = list(analysis.worst)
     ranked += [layer for layer in analysis.layers if layer.logits_db is None]
     most = max(layer.share for layer in ranked) or 1.0
-    yield "<section><div class='bar'><h2>Every layer</h2><p class='controls'><label>Filter <input id='filter' type='search' "
-    yield "placeholder='name or operator' autocomplete='off'></label><label><input id='quantized' type='checkbox'> INT8 only</label>"
-    yield "</p></div><div class='scroll'><table id='layers'><thead><tr>"
-    for name, text in COLUMNS:
-        order = " aria-sort='descending'" if name == "Share" else ""
-        kind = " class='number'" if name in NUMERIC else ""
-        yield f"<th scope='col'{kind}{order}><button type='button' title='{escape(text)}'>{name}</button></th>"
-    yield "</tr></thead><tbody>"
-    for layer in ranked:
-        yield _row(layer, most)
-    yield "</tbody></table></div></section>"
+    found = Table(
+        ident="layers",
+        caption="Every layer: what its quantization costs, and how its input is used",
+        columns=COLUMNS,
+        rows=[_row(layer, most) for layer in ranked],
+        ordered="Share",
+        wide=True,
+    )
+    beside = html.controls("layers", "name or operator", kind="int8", label="INT8 only")
+    return html.section("Every layer", html.table(found), beside=beside)
 
 
-def _row(layer: LayerNoise, most: float) -> str:
+def _row(layer: LayerNoise, most: float) -> Row:
     """Return one layer's row; cells carry what they are sorted by."""
     worst = min(layer.inputs, key=lambda found: found.sqnr_db, default=None)
     kind = "int8" if layer.quantized else "float"
-    name = (
-        f"<td data-v='{escape(layer.node)}'><span class='name'>{escape(layer.node)}</span>"
-        f"<small><b class='{kind}'>{kind.upper() if layer.quantized else kind}</b> {escape(layer.reason)}</small></td>"
-    )
-    bar = f"<i style='width:{100 * layer.share / most:.1f}%'></i>" if layer.share else ""
-    text = "" if layer.logits_db is None else _percent(layer.share)
-    share = f"<td class='number bars' data-v='{layer.share:.6g}'>{text}{bar}</td>"
+    reason = f"<b class='{kind}'>{kind.upper() if layer.quantized else kind}</b> {escape(layer.reason)}"
+    text = "" if layer.logits_db is None else percent(layer.share)
+    bar = html.filled(layer.share / most)
     cells = [
-        _cell(layer.position, str(layer.position)),
-        name,
-        f"<td data-v='{escape(layer.op)}'>{_breakable(layer.op)}</td>",
-        _cell(layer.macs or None, _count(layer.macs)),
+        cell(layer.position, str(layer.position)),
+        html.text_cell(layer.node, f"<span class='name'>{escape(layer.node)}</span>", reason),
+        html.text_cell(layer.op, html.breakable(layer.op)),
+        cell(layer.macs or None, html.count(layer.macs)),
         *(_ratio_cell(value) for value in (layer.weight_db, layer.input_db, layer.isolated_db)),
         *(_ratio_cell(value) for value in (layer.cumulative_db, layer.logits_db)),
-        share,
+        f"<td class='number bars' data-v='{layer.share:.6g}'>{text}{bar}</td>",
         _ratio_cell(layer.restored_db),
         *_range_cells(worst),
     ]
-    return f"<tr id='layer-{layer.position}' data-kind='{kind}'>{''.join(cells)}</tr>"
+    return Row(cells=cells, anchor=f"layer-{layer.position}", kind=kind)
 
 
 def _range_cells(found: InputRange | None) -> list[str]:
     """Return the cells about an input's range."""
     if found is None:
-        return [_cell(None, "")] * 3
+        return [cell(None, "")] * 3
     return [
-        _cell(found.reach, f"{found.reach:.2f}"),
-        _cell(found.clipped, _percent(found.clipped)),
-        _cell(found.codes, f"{found.codes:.0%}"),
+        cell(found.reach, f"{found.reach:.2f}"),
+        cell(found.clipped, percent(found.clipped)),
+        cell(found.codes, f"{found.codes:.0%}"),
     ]
 
 
 def _ratio_cell(value: float | None) -> str:
     """Return a cell of a ratio; no noise at all sorts above any."""
     if value is not None and math.isinf(value):
-        return _cell(1e9, "exact")
-    return _cell(value, "" if value is None else f"{value:.1f}")
-
-
-def _cell(value: float | None, text: str) -> str:
-    """Return a number's cell."""
-    return f"<td class='number' data-v='{'' if value is None else format(value, '.6g')}'>{text}</td>"
+        return cell(1e9, "exact")
+    return cell(value, "" if value is None else f"{value:.1f}")
 
 
 def _terms() -> Iterator[str]:
@@ -228,32 +191,6 @@ def _footer(analysis: Analysis) -> str:
     """Return the last line."""
     total = sum(layer.macs for layer in analysis.layers)
     weights = sum(layer.parameters for layer in analysis.layers)
-    return (
-        f"<footer>{_count(weights)} weights, {_count(total)} multiplications an image in the layers above. "
-        f"Written by edgecnn {escape(__version__)}.</footer>"
+    return html.footer(
+        f"{html.count(weights)} weights, {html.count(total)} multiplications an image in the layers above."
     )
-
-
-def _breakable(name: str) -> str:
-    """Return an operator's name, which may break between its words."""
-    return re.sub("(?<=[a-z])(?=[A-Z])", "<wbr>", escape(name))
-
-
-def _count(value: int) -> str:
-    """Return a large number with a unit."""
-    for limit, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g} {unit}"
-    return str(value) if value else ""
-
-
-def _percent(share: float) -> str:
-    """Return a share as percent, small ones with the digits that they need."""
-    if share == 0:
-        return "0%"
-    return f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.1f}%" if share >= 0.001 else "&lt;0.1%"
-
-
-def _db(value: float) -> str:
-    """Return a ratio as text."""
-    return "exact" if math.isinf(value) else f"{value:.1f} dB"

@@ -246,7 +246,7 @@ class Bundle:
         record = self.manifest.engines[f"{choice.variant}.{choice.backend}"]
         own = options if isinstance(options, TensorRtOptions) else TensorRtOptions(flavour=_flavour(choice.backend))
         try:
-            return TensorRtSession(self.path / record.file, own, record.facts)
+            return TensorRtSession(self.path / record.file, own, record.facts, weights=self.model_path(choice.variant))
         except EngineMisfitError as error:
             if own.rebuild is None:
                 text = str(error).replace("edgecnn build BUNDLE", f"edgecnn build {self.path}")
@@ -254,7 +254,7 @@ class Bundle:
                     f"{text}; or load it with TensorRtOptions(rebuild=edgecnn.pipeline.engines.rebuilt)"
                 ) from None
             path, facts = own.rebuild(self.path, choice.variant, own)
-        return TensorRtSession(path, own, facts)
+        return TensorRtSession(path, own, facts, weights=self.model_path(choice.variant))
 
     def _listed(self, name: str) -> None:
         """Check that an optional file belongs to the bundle, so that its hash was checked."""

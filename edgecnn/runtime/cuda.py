@@ -106,6 +106,20 @@ class Cuda:
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", host, device, size, kind, stream, what="copy an output from the device")
 
+    def fetch(self, device: int, size: int) -> NDArray[np.uint8]:
+        """Return a copy on the host of finished device memory. Raises BackendError."""
+        self.use()
+        stream, host = self.stream(), 0
+        try:
+            host, content = self.pinned(size)
+            self.copy_out(host, device, size, stream)
+            self.synchronize(stream)
+            return content.copy()
+        finally:
+            if host:
+                self.free_pinned(host)
+            self.free_stream(stream)
+
     def capture(self, stream: Any, enqueue: Callable[[], None]) -> Any:
         """Record what ``enqueue`` puts on a stream, and return a graph to be given to :meth:`launch` and :meth:`free_graph`.
 

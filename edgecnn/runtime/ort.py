@@ -19,7 +19,15 @@ from edgecnn.runtime.cpu import EXACT_INSTRUCTIONS, cpu_flags
 from edgecnn.runtime.session import Array, Session, check_count, model_source
 from edgecnn.spec import Dim, TensorSpec
 
-__all__ = ["ALWAYS_DISABLED", "EXACT_PRODUCTS", "OrtBinding", "OrtOptions", "OrtSession", "available_providers"]
+__all__ = [
+    "ALWAYS_DISABLED",
+    "EXACT_FLOATS",
+    "EXACT_PRODUCTS",
+    "OrtBinding",
+    "OrtOptions",
+    "OrtSession",
+    "available_providers",
+]
 
 Optimize = Literal["all", "extended", "basic", "disabled"]
 
@@ -46,6 +54,10 @@ There it gives a per-channel weight without zero point a scalar one, and the Deq
 quantized Gemm with int8 activations has no kernel, which shows when the model is loaded: then it is loaded with the pass.
 """
 
+EXACT_FLOATS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+"""Provider -> options that it gets unless the caller sets them: by default CUDA rounds what float32 layers multiply to 10 bits of mantissa,
+so that an fp32 graph would be no more exact than an fp16 one, and would fail its verification."""
+
 _FATAL = 4  # onnxruntime's log severity: errors come back as exceptions, so nothing below this needs to reach stderr
 _LEVELS = {"all": "ENABLE_ALL", "extended": "ENABLE_EXTENDED", "basic": "ENABLE_BASIC", "disabled": "DISABLE_ALL"}
 _LONGEST = 300
@@ -71,12 +83,13 @@ class OrtOptions:
         threads: within one operator; 0 lets onnxruntime choose (one a physical core).
         inter_threads: operators side by side; 1 runs them in sequence, which is best for one-branch CNNs.
         providers: execution providers in order of preference, each a name or ``(name, {option: value})``. The CPU provider
-            takes what the others leave.
+            takes what the others leave. CUDA computes float32 in float32 (:data:`EXACT_FLOATS`), unless ``use_tf32`` is given.
         optimize: graph optimization level.
         disabled_optimizers: passes to leave out, besides :data:`ALWAYS_DISABLED`.
         spin: whether idle threads spin between operators: faster, at the price of a busy core.
         reuse: whether a run takes its memory in one block, planned by the run before. Faster where runs are short; where many
             tensors are outputs, and runs go side by side, it takes up to twice the memory.
+        trace: a folder for onnxruntime's trace of every operator of every run, which :meth:`OrtSession.end_trace` ends; it costs time.
     """
 
     threads: int = 0
@@ -86,6 +99,7 @@ class OrtOptions:
     disabled_optimizers: tuple[str, ...] = ()
     spin: bool = True
     reuse: bool = True
+    trace: Path | None = None
 
     def __post_init__(self) -> None:
         """Check and freeze the values."""
@@ -158,6 +172,16 @@ class OrtSession(Session):
             UserError: a closed session, or a length below 1.
         """
         return OrtBinding(self._open(), self, dims or {})
+
+    def end_trace(self) -> Path:
+        """End the trace that :attr:`OrtOptions.trace` asked for, and return its file (JSON, Chrome's trace events).
+
+        Raises:
+            UserError: none was asked for, or the session is closed.
+        """
+        if self.options.trace is None:
+            raise UserError("this onnxruntime session keeps no trace: give OrtOptions(trace=FOLDER)")
+        return Path(str(self._open().end_profiling()))
 
     def close(self) -> None:
         """Release the model's memory, once runs in other threads have ended."""
@@ -252,7 +276,7 @@ def _start(ort: Any, source: str | bytes, options: OrtOptions) -> Any:
         return ort.InferenceSession(
             source,
             _session_options(ort, options, exact=exact),
-            providers=[p if isinstance(p, str) else (p[0], dict(p[1])) for p in options.providers],
+            providers=_providers(options),
             disabled_optimizers=[*ALWAYS_DISABLED, *options.disabled_optimizers, *disabled],
             enable_fallback=0,  # a fallback prints, and hides that the wanted provider is not in use
         )
@@ -261,6 +285,12 @@ def _start(ort: Any, source: str | bytes, options: OrtOptions) -> Any:
         with suppress(Exception):
             return start(SIGNED_TO_UNSIGNED)
     return start()
+
+
+def _providers(options: OrtOptions) -> list[tuple[str, dict[str, Any]]]:
+    """Return the providers with the caller's options over ours."""
+    given = [(p, {}) if isinstance(p, str) else p for p in options.providers]
+    return [(name, {**EXACT_FLOATS.get(name, {}), **own}) for name, own in given]
 
 
 def _session_options(ort: Any, options: OrtOptions, *, exact: bool) -> Any:
@@ -274,6 +304,9 @@ def _session_options(ort: Any, options: OrtOptions, *, exact: bool) -> Any:
     result.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{_LEVELS[options.optimize]}")
     result.log_severity_level = _FATAL
     result.enable_mem_pattern = options.reuse
+    if options.trace is not None:
+        result.enable_profiling = True
+        result.profile_file_prefix = str(options.trace / "onnxruntime")
     if exact:
         result.add_session_config_entry(EXACT_PRODUCTS, "1")
     if not options.spin:

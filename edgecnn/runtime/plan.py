@@ -6,11 +6,11 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgecnn.artifacts import EngineFacts
+from edgecnn.artifacts import EngineFacts, sha256_file
 from edgecnn.errors import EngineMisfitError, UserError
 from edgecnn.runtime.trt_api import spoken, version_numbers
 
-__all__ = ["check_device", "check_package", "check_plugins", "rebuild_line", "shape_misfit"]
+__all__ = ["check_device", "check_package", "check_plugins", "check_weights", "rebuild_line", "shape_misfit"]
 
 _AMPERE = (8, 0)
 
@@ -33,7 +33,7 @@ def check_package(facts: EngineFacts, version: str, where: str, *, host_code: bo
 
     Raises:
         EngineMisfitError: it was built with another version, or on another platform.
-        UserError: its weights were stripped, or it brings code that ``host_code`` does not allow.
+        UserError: it brings code that ``host_code`` does not allow.
     """
     name, here = spoken(facts.flavour), f"{platform.system().lower()}-{platform.machine().lower()}"
     if facts.platform and facts.platform != here:
@@ -47,14 +47,27 @@ def check_package(facts: EngineFacts, version: str, where: str, *, host_code: bo
             f"{where} needs {name} {facts.version}{also}, and {version} is installed here: install that version, or run: "
             f"{rebuild_line(facts)}"
         )
-    if facts.options.get("strip_weights"):
-        raise UserError(
-            f"{where} has no weights (it was built with --strip-weights), and this session does not refit: build without it"
-        )
     if portable and not host_code:
         raise UserError(
             f"{where} is version-compatible: it brings code that runs on the host; if you trust it, load it with "
             "TensorRtOptions(allow_host_code=True)"
+        )
+
+
+def check_weights(facts: EngineFacts, weights: Path | None, where: str) -> None:
+    """Check that there is a graph to refit a stripped plan from, and that it is the one that the plan was built from. Raises UserError."""
+    if not facts.options.get("strip_weights"):
+        return
+    if weights is None:
+        raise UserError(
+            f"{where} has no weights (it was built with --strip-weights): give the ONNX file that it was built from as TensorRtSession("
+            f"..., weights=FILE), load it from its bundle, or build it without --strip-weights"
+        )
+    beside = weights.with_name(weights.name + ".data")
+    files = [path for path in (weights, beside) if path.is_file()]
+    if weights not in files or sha256_file(*files) != facts.model_sha256:
+        raise UserError(
+            f"{weights} is not the graph that {where} was built from, and so has not its weights: build it again"
         )
 
 
@@ -78,11 +91,11 @@ def check_plugins(facts: EngineFacts, plugins: Sequence[Path], where: str) -> No
     if missing:
         raise UserError(
             f"{where} was built with the plugin library {missing[0]}, which holds operators that it runs: give it with "
-            "TensorRtOptions(plugins=...)"
+            f"TensorRtOptions(plugins=...), or --plugin PATH/{missing[0]}"
         )
     for path in plugins:
         if not path.is_file():
-            raise UserError(f"no plugin library at {path}")
+            raise UserError(f"no plugin library at {path}: 'edgecnn plugin build' compiles edgecnn's own")
 
 
 def shape_misfit(

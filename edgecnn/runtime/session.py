@@ -25,11 +25,12 @@ class Session(ABC):
     Attributes:
         backend: ``onnxruntime``, ``torch``, ``fake``, ...
         inputs, outputs: what :meth:`run` takes and returns.
-        least_batch, largest_batch: of a dynamic batch, where the backend has limits; 0 is none.
+        least_batch, best_batch, largest_batch: of a dynamic batch, where the backend has limits and a size that it is made for; 0 is none.
     """
 
     backend: str
     least_batch: int = 0
+    best_batch: int = 0
     largest_batch: int = 0
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

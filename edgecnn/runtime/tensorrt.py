@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,8 @@ import numpy as np
 from edgecnn.artifacts import EngineFacts, atomic_file
 from edgecnn.errors import BackendError, OutputError, UserError
 from edgecnn.runtime.cuda import Cuda, is_foreign
-from edgecnn.runtime.plan import check_device, check_package, check_plugins, rebuild_line, shape_misfit
+from edgecnn.runtime.device_array import Pool
+from edgecnn.runtime.plan import check_device, check_package, check_plugins, check_weights, rebuild_line, shape_misfit
 from edgecnn.runtime.session import Array, Session, check_count
 from edgecnn.runtime.trt_api import (
     ContextLike,
@@ -25,8 +27,10 @@ from edgecnn.runtime.trt_api import (
     RtxRuntimeConfig,
     RuntimeLike,
     collected,
+    layer_profiler,
     logger_of,
     module_of,
+    refit,
     spoken,
 )
 from edgecnn.runtime.trt_slot import Port, Slot
@@ -58,6 +62,8 @@ class TensorRtOptions:
         cuda_graph: launch all the work of a run as one CUDA graph, captured when a shape is run for the second time in a row. What
             cannot be captured runs as without it, and a warning says so.
         check_finite: refuse outputs with NaN or infinity.
+        device_outputs: outputs stay on the GPU, as :class:`~edgecnn.runtime.device_array.DeviceArray`, which PyTorch, CuPy ... read
+            there without a copy. Not together with ``cuda_graph`` or ``check_finite``.
         plugins: shared libraries of operators that the plan was built with.
         runtime_cache: file of the kernels that TensorRT-RTX compiled on this device, read when the session starts and written when it
             is closed; one of another device or version is ignored.
@@ -70,6 +76,7 @@ class TensorRtOptions:
     contexts: int = 1
     cuda_graph: bool = False
     check_finite: bool = False
+    device_outputs: bool = False
     plugins: tuple[Path, ...] = ()
     runtime_cache: Path | None = None
     allow_host_code: bool = False
@@ -85,6 +92,13 @@ class TensorRtOptions:
             raise UserError(f"{spoken(self.flavour)}: contexts must be at least 1, found {self.contexts}")
         if self.runtime_cache is not None and self.flavour == "tensorrt":
             raise UserError("TensorRT has no runtime cache, whose plans hold their kernels: leave runtime_cache out")
+        if self.device_outputs and (self.cuda_graph or self.check_finite):
+            other = (
+                "cuda_graph, whose graph writes to one place"
+                if self.cuda_graph
+                else "check_finite, which looks on the host"
+            )
+            raise UserError(f"{spoken(self.flavour)}: device_outputs does not go with {other}: leave one out")
         object.__setattr__(self, "plugins", tuple(Path(path) for path in self.plugins))
 
     @property
@@ -97,22 +111,28 @@ class TensorRtSession(Session):
     """A plan on a GPU. Safe to run from several threads; as many runs go side by side as there are contexts.
 
     An input is a numpy array, or an array on the same GPU that offers DLPack or ``__cuda_array_interface__``, which is read where it
-    is. Outputs are numpy arrays. **It has never run on a GPU**: see docs/ENGINES.md.
+    is. Outputs are numpy arrays, or with ``device_outputs`` arrays on the GPU. **It has never run on a GPU**: see docs/ENGINES.md.
 
     Args:
         plan: a file.
         options: flavour, contexts, CUDA graph ...
         facts: what the manifest says of the plan, checked before it is loaded; None leaves that to TensorRT.
+        weights: the ONNX file that the plan was built from, for one with stripped weights; a bundle gives its own.
 
     Raises:
         MissingDependencyError: the flavour, or cuda-bindings, is not installed.
         EngineMisfitError: the plan is of another version, GPU or platform.
-        UserError: no such file, a plugin library that is missing, an option that does not go with the plan.
-        BackendError: no driver, no memory, or TensorRT refuses the plan.
+        UserError: no such file, a plugin library that is missing, another graph's weights, an option that does not go with the plan.
+        BackendError: no driver, no memory, or TensorRT refuses the plan or the weights.
     """
 
     def __init__(
-        self, plan: Path | str, options: TensorRtOptions = TensorRtOptions(), facts: EngineFacts | None = None
+        self,
+        plan: Path | str,
+        options: TensorRtOptions = TensorRtOptions(),
+        facts: EngineFacts | None = None,
+        *,
+        weights: Path | None = None,
     ) -> None:
         """Check, load the plan, and get the buffers."""
         self.backend = options.flavour
@@ -126,17 +146,21 @@ class TensorRtSession(Session):
         self._cache: RtxRuntimeCache | None = None
         self._engine: EngineLike | None = None
         self._runtime_here: RuntimeLike | None = None  # must outlive the engine
+        self._profiler: Any = None
         self._module: ModuleType = module_of(options.flavour, "Runtime")
         self._rebuild = f"edgecnn build BUNDLE --target {options.flavour} --batch LEAST:BEST:MOST"
         if facts is not None:
             check_package(facts, str(self._module.__version__), self._where, host_code=options.allow_host_code)
             check_plugins(facts, options.plugins, self._where)
+            check_weights(facts, weights, self._where)
+            weights = weights if facts.options.get("strip_weights") else None
             self._rebuild = f"{rebuild_line(facts).partition(' --batch')[0]} --batch LEAST:BEST:MOST"
         self._cuda = Cuda(options.device)
         if facts is not None:
             check_device(facts, self._cuda.compute_capability(), self._where)
+        self._pool = Pool(self._cuda) if options.device_outputs else None
         try:
-            self._start(path, facts)
+            self._start(path, facts, weights)
         except BaseException:
             self.close()
             raise
@@ -152,11 +176,13 @@ class TensorRtSession(Session):
         for slot in self._slots:
             slot.close()
         self._slots = []
+        if self._pool is not None:
+            self._pool.close()
         self._idle.put(None)  # for those that wait for a slot
         self._save_cache()
         self._engine = self._runtime_here = None
 
-    def _start(self, path: Path, facts: EngineFacts | None) -> None:
+    def _start(self, path: Path, facts: EngineFacts | None, weights: Path | None) -> None:
         """Load the plan and make the contexts."""
         with collected(logger_of(self._module)) as errors:
             runtime = self._runtime(facts, errors)
@@ -165,6 +191,8 @@ class TensorRtSession(Session):
                 raise BackendError(f"{self._name()} cannot load {self._where}: {_reason(errors)}")
             self._runtime_here = runtime
             self._engine = engine
+            if weights is not None:
+                self._refit(engine, weights, errors)
             ports = [self._port(engine, engine.get_tensor_name(index)) for index in range(engine.num_io_tensors)]
             config = self._runtime_config(engine)
             for _ in range(self.options.contexts):
@@ -191,6 +219,20 @@ class TensorRtSession(Session):
             if runtime.get_plugin_registry().load_library(str(library.resolve())) is None:
                 raise BackendError(f"{self._name()} cannot load the plugin library {library}: {_reason(errors)}")
         return runtime
+
+    def _refit(self, engine: EngineLike, weights: Path, errors: list[str]) -> None:
+        """Put back the weights that were stripped."""
+        try:
+            refused = refit(self._module, engine, str(weights))
+        except Exception as error:
+            raise self._not_refitted(weights, [str(error), *errors]) from error
+        if refused:
+            raise self._not_refitted(weights, [refused, *errors])
+
+    def _not_refitted(self, weights: Path, reasons: list[str]) -> BackendError:
+        """Say that weights cannot be put back, and why."""
+        what = f"cannot give {self._where} the weights of {weights.name}"
+        return BackendError(f"{self._name()} {what}: {_reason(reasons)}; build it without --strip-weights")
 
     def _runtime_config(self, engine: EngineLike) -> RtxRuntimeConfig | None:
         """Make the configuration that holds TensorRT-RTX's cache, where one is asked for."""
@@ -234,10 +276,56 @@ class TensorRtSession(Session):
         self.inputs = tuple(_spec(port, _union(port.profile)) for port in slot.inputs)
         self.outputs = tuple(_spec(port, slot.largest[port.name] if fixed else port.shape) for port in slot.outputs)
         self.least_batch = max(port.profile[0][0] for port in slot.inputs)
+        self.best_batch = slot.inputs[0].profile[1][0]
         self.largest_batch = min(port.profile[2][0] for port in slot.inputs)
 
     def _run(self, feed: Mapping[str, Array], outputs: tuple[str, ...]) -> dict[str, Array]:
         """Run once on a checked feed."""
+        with self._taken(feed) as slot:
+            found = slot.run(feed, outputs, graph=self.options.cuda_graph, pool=self._pool)
+        if self.options.check_finite:
+            for name, array in found.items():
+                bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+                if bad:
+                    raise BackendError(
+                        f"{self._where}: output {name!r} has NaN or infinity in {bad} of {array.size} values"
+                    )
+        return found
+
+    def run_apart(self, feed: Mapping[str, Array]) -> tuple[int, int]:
+        """Run once, waiting after every step, which takes longer than :meth:`run`; for measurements.
+
+        Args:
+            feed: as of :meth:`run`, numpy arrays.
+
+        Returns:
+            Nanoseconds of the copies between host and device, both ways, and of the plan's work.
+
+        Raises:
+            UserError, BackendError: as :meth:`run`.
+        """
+        with self._taken(feed) as slot:
+            return slot.run_apart(feed)
+
+    def layer_times(self, feed: Mapping[str, Array], runs: int) -> dict[str, list[float]]:
+        """Run under TensorRT's profiler, which stays with one context of this session and makes it slower: close it afterwards.
+
+        Returns:
+            Layer -> milliseconds of each run, in the order of the plan. Names are as detailed as the plan was built to tell.
+
+        Raises:
+            UserError, BackendError: as :meth:`run`.
+        """
+        with self._taken(feed) as slot:
+            self._profiler = layer_profiler(self._module)  # TensorRT keeps no reference
+            slot.attach(self._profiler)
+            for _ in range(runs):
+                slot.run(feed, tuple(port.name for port in slot.outputs), graph=False)
+            return dict(self._profiler.times)
+
+    @contextmanager
+    def _taken(self, feed: Mapping[str, Array]) -> Iterator[Slot]:
+        """Yield a slot of one's own, once there is one, for a feed that fits the profile; this thread uses the device."""
         slot = self._idle.get()
         if slot is None:
             self._idle.put(None)
@@ -248,17 +336,9 @@ class TensorRtSession(Session):
                 if refusal := shape_misfit(port.name, shape, port.profile, where=self._where, rebuild=self._rebuild):
                     raise refusal
             self._cuda.use()
-            found = slot.run(feed, outputs, graph=self.options.cuda_graph)
+            yield slot
         finally:
             self._idle.put(slot)
-        if self.options.check_finite:
-            for name, array in found.items():
-                bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-                if bad:
-                    raise BackendError(
-                        f"{self._where}: output {name!r} has NaN or infinity in {bad} of {array.size} values"
-                    )
-        return found
 
     @staticmethod
     def _check(spec: TensorSpec, array: Any) -> None:

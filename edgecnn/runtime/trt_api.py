@@ -15,8 +15,9 @@ from weakref import WeakKeyDictionary
 from edgecnn.errors import MissingDependencyError
 from edgecnn.optional import install_line, need
 
-__all__ = ["MODULES", "ContextLike", "EngineLike", "PluginsLike", "RtxEngine", "RtxRuntimeCache", "RtxRuntimeConfig", "RuntimeLike",
-           "collected", "logger_of", "module_of", "spoken", "version_numbers"]  # fmt: skip
+__all__ = ["MODULES", "ContextLike", "EngineLike", "ParserRefitterLike", "PluginsLike", "RefitterLike", "RtxEngine",
+           "RtxRuntimeCache", "RtxRuntimeConfig", "RuntimeLike", "collected", "layer_profiler", "logger_of", "module_of",
+           "refit", "spoken", "version_numbers"]  # fmt: skip
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Flavour -> module."""
@@ -33,6 +34,8 @@ class PluginsLike(Protocol):
 
 class ContextLike(Protocol):
     """``IExecutionContext``."""
+
+    profiler: Any
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool: ...
     def get_tensor_shape(self, name: str) -> Any: ...
@@ -51,6 +54,22 @@ class EngineLike(Protocol):
     def get_tensor_shape(self, name: str) -> Any: ...
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> Any: ...
     def create_execution_context(self) -> ContextLike | None: ...
+
+
+class RefitterLike(Protocol):
+    """``Refitter``: gives a loaded engine other weights."""
+
+    def get_missing_weights(self) -> list[str]: ...
+    def refit_cuda_engine(self) -> bool: ...
+
+
+class ParserRefitterLike(Protocol):
+    """``OnnxParserRefitter``: takes them from an ONNX file."""
+
+    num_errors: int
+
+    def refit_from_file(self, model: str) -> bool: ...
+    def get_error(self, index: int) -> Any: ...
 
 
 class RuntimeLike(Protocol):
@@ -127,6 +146,39 @@ def collected(logger: Any) -> Iterator[list[str]]:
     """Collect the errors that are logged meanwhile."""
     logger.errors, logger.seen = [], set()
     yield logger.errors
+
+
+def refit(module: ModuleType, engine: EngineLike, graph: str) -> str:
+    """Give a stripped engine the weights of the ONNX file that it was built from; return why it cannot be had, "" where it can.
+
+    ``Refitter`` and ``OnnxParserRefitter`` are in 10, 11 and TensorRT-RTX.
+    """
+    logger = logger_of(module)
+    refitter: RefitterLike = module.Refitter(engine, logger)
+    parser: ParserRefitterLike = module.OnnxParserRefitter(refitter, logger)
+    if not parser.refit_from_file(graph):
+        found = [parser.get_error(index) for index in range(parser.num_errors)]
+        return "; ".join(str(error.desc()) for error in found) or "it gave no reason"
+    if missing := refitter.get_missing_weights():
+        return f"it has no {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+    return "" if refitter.refit_cuda_engine() else "TensorRT refused it"
+
+
+def layer_profiler(module: ModuleType) -> Any:
+    """Return a profiler whose ``times`` are the milliseconds of each layer, a list for each name, one number a run."""
+    base: Any = module.IProfiler
+
+    class Profiler(base):  # type: ignore[misc]
+        """Keeps what it is told."""
+
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.times: dict[str, list[float]] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times.setdefault(layer_name, []).append(ms)
+
+    return Profiler()
 
 
 def _make_logger(module: ModuleType) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgecnn.errors import BackendError, UserError
 from edgecnn.runtime.cuda import Cuda, is_foreign, view_device
+from edgecnn.runtime.device_array import Pool
 from edgecnn.runtime.trt_api import ContextLike
 
 __all__ = ["Port", "Slot"]
@@ -101,16 +103,19 @@ class Slot:
             self._cuda.free_stream(self._stream)
             self._stream = None
 
-    def run(self, feed: Mapping[str, Any], outputs: tuple[str, ...], *, graph: bool) -> dict[str, NDArray[Any]]:
+    def run(
+        self, feed: Mapping[str, Any], outputs: tuple[str, ...], *, graph: bool, pool: Pool | None = None
+    ) -> dict[str, Any]:
         """Run once.
 
         Args:
             feed: an array for each input, within the profile: on the host, or on this device.
             outputs: names to return.
             graph: launch the work as a CUDA graph, where everything comes from the host.
+            pool: where outputs get memory of their own and stay on the device; without a graph. None brings them to the host.
 
         Returns:
-            Arrays of the caller's own.
+            Arrays of the caller's own, of numpy or, with a pool, :class:`~edgecnn.runtime.device_array.DeviceArray`.
 
         Raises:
             UserError: an array on a device that cannot be read.
@@ -123,16 +128,21 @@ class Slot:
         for port in self.inputs:
             if port.name not in views:
                 self._buffers[port.name].array(port, feed[port.name].shape)[...] = feed[port.name]
-        for port in (*self.inputs, *self.outputs):
+        for port in self.inputs:
             view = views.get(port.name)
             self._set_address(port.name, view.address if view else self._buffers[port.name].device)
         given = {port.name: self._shape_of(port) for port in (*self.inputs, *self.outputs)}
+        if pool is not None:
+            return self._run_on_device(given, views, outputs, pool)
+        for port in self.outputs:
+            self._set_address(port.name, self._buffers[port.name].device)
         if graph and again and not views and self._capturable and self._graph is None:
             self._capture(given)
         if self._graph is not None and not views:
             self._cuda.launch(self._graph, self._stream)
         else:
             self._enqueue(given, views)
+            self._enqueue_copies(given)
         self._cuda.synchronize(self._stream)
         return {
             port.name: self._buffers[port.name].array(port, given[port.name]).copy()
@@ -140,22 +150,90 @@ class Slot:
             if port.name in outputs
         }
 
+    def run_apart(self, feed: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
+        """Run once from the host to the host, and wait after every step.
+
+        Returns:
+            Nanoseconds of the copies, both ways, and of the plan's work.
+
+        Raises:
+            BackendError: CUDA or TensorRT failed.
+        """
+        self._set_shapes(tuple(tuple(feed[port.name].shape) for port in self.inputs))
+        for port in (*self.inputs, *self.outputs):
+            self._set_address(port.name, self._buffers[port.name].device)
+        given = {port.name: self._shape_of(port) for port in (*self.inputs, *self.outputs)}
+        begun = time.perf_counter_ns()
+        for port in self.inputs:
+            buffer = self._buffers[port.name]
+            buffer.array(port, given[port.name])[...] = feed[port.name]
+            self._cuda.copy_in(buffer.device, buffer.host, _size(port, given[port.name]), self._stream)
+        self._cuda.synchronize(self._stream)
+        there = time.perf_counter_ns()
+        self._execute()
+        self._cuda.synchronize(self._stream)
+        done = time.perf_counter_ns()
+        self._enqueue_copies(given)
+        self._cuda.synchronize(self._stream)
+        for port in self.outputs:
+            self._buffers[port.name].array(port, given[port.name]).copy()
+        return there - begun + time.perf_counter_ns() - done, done - there
+
+    def attach(self, profiler: Any) -> None:
+        """Let a profiler hear of every layer of every run from now on."""
+        self._drop_graph()
+        self._open().profiler = profiler
+
+    def _execute(self) -> None:
+        """Put the plan's work on the stream."""
+        if not self._open().execute_async_v3(int(self._stream)):
+            raise BackendError(f"TensorRT failed to run {self._where}: {self._why()}")
+
     def _enqueue(self, shapes: Mapping[str, tuple[int, ...]], views: Mapping[str, Any]) -> None:
-        """Put the copies and the plan's work on the stream, in order."""
+        """Put the copies of the inputs and the plan's work on the stream, in order."""
         for port in self.inputs:
             if port.name not in views:
                 buffer = self._buffers[port.name]
                 self._cuda.copy_in(buffer.device, buffer.host, _size(port, shapes[port.name]), self._stream)
-        if not self._open().execute_async_v3(int(self._stream)):
-            raise BackendError(f"TensorRT failed to run {self._where}: {self._why()}")
+        self._execute()
+
+    def _enqueue_copies(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Put the copies of the outputs to the host on the stream."""
         for port in self.outputs:
             buffer = self._buffers[port.name]
             self._cuda.copy_out(buffer.host, buffer.device, _size(port, shapes[port.name]), self._stream)
 
+    def _run_on_device(
+        self, shapes: Mapping[str, tuple[int, ...]], views: Mapping[str, Any], names: tuple[str, ...], pool: Pool
+    ) -> dict[str, Any]:
+        """Run into memory of the pool, which the outputs that are asked for keep."""
+        room = {port.name: max(1, _size(port, self.largest[port.name])) for port in self.outputs}
+        taken: dict[str, int] = {}
+        found = {}
+        try:
+            for port in self.outputs:
+                taken[port.name] = pool.take(room[port.name])
+                self._set_address(port.name, taken[port.name])
+            self._enqueue(shapes, views)
+            self._cuda.synchronize(self._stream)
+            for port in self.outputs:
+                if port.name in names:
+                    address = taken.pop(port.name)
+                    found[port.name] = pool.array(room[port.name], address, shapes[port.name], port.dtype)
+        finally:
+            for name, address in taken.items():
+                pool.give(room[name], address)
+        return found
+
     def _capture(self, given: Mapping[str, tuple[int, ...]]) -> None:
         """Capture the work for these shapes, which have run once; what cannot be captured runs without."""
+
+        def whole() -> None:
+            self._enqueue(given, {})
+            self._enqueue_copies(given)
+
         try:
-            self._graph = self._cuda.capture(self._stream, lambda: self._enqueue(given, {}))
+            self._graph = self._cuda.capture(self._stream, whole)
         except BackendError as error:
             self._capturable = False
             log.warning("%s runs without a CUDA graph: %s", self._where, error)

@@ -244,9 +244,12 @@ def test_evaluate_an_image_folder(cli: Cli, scaled: Path, pictures: list[Path], 
 
 
 def test_evaluate_without_labels_or_with_a_bad_image_says_so(cli: Cli, scaled: Path, pictures: list[Path]) -> None:
+    for copy in range(10):
+        shutil.copy(pictures[1], pictures[1].with_name(f"copy{copy}.png"))
     pictures[0].write_bytes(b"no picture")
     result = cli("evaluate", scaled, "--data", pictures[0].parent, "--json")
     assert result.code == 0
+    assert [row["images"] for row in result.document["variants"]] == [13, 13]
     assert [row["top1"] for row in result.document["variants"]] == [None, None]
     assert result.document["variants"][1]["agreement"] == 100
     skipped, no_labels = result.err.splitlines()

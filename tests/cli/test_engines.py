@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from cli_tools import Cli
+from engine_machine import Machine
 from PIL import Image
 from tiny_bundle import photos, write_model, write_tiny
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
-
-import fake_tensorrt
-from fake_cuda import FakeCuda
 
 from edgecnn.artifacts import cache_dir
 from edgecnn.engine import Batch, BuildConfig
@@ -26,34 +23,7 @@ from edgecnn.pack import VariantContents
 from edgecnn.pipeline.engines import build_into, rebuilt
 from edgecnn.runtime import Bundle, Classifier, OrtOptions, TensorRtOptions, TensorRtSession, load
 
-ORIN = Device(name="Orin", compute_capability="8.7", memory=32 << 30, driver_cuda="12.6")
 X = np.random.default_rng(1).standard_normal((3, 3, 32, 32)).astype(np.float32)
-
-
-class Machine:
-    """A machine with TensorRT and a GPU."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-        self.patch, self.cuda = monkeypatch, FakeCuda()
-        for name, module in self.cuda.modules().items():
-            monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setenv("EDGECNN_CACHE", str(cache))
-        self.module: Any = None
-        self.become("10.3.0")
-
-    def become(self, version: str, device: Device = ORIN) -> None:
-        """Install another version, or another GPU."""
-        self.module = fake_tensorrt.fake(version)
-        self.module.cuda = self.cuda
-        self.cuda.compute_capability = device.compute_capability
-        self.patch.setitem(sys.modules, "tensorrt", self.module)
-        self.patch.setattr("edgecnn.engine.builder.device", lambda: device)
-        self.patch.setattr("edgecnn.pipeline.engines.device", lambda: device)
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    return Machine(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture
@@ -210,7 +180,43 @@ def test_verify_runs_engines_at_both_ends_of_the_profile(cli: Cli, bundle: Bundl
 
     machine.module.change = spoil_large
     assert cli("verify", bundle.path, "--backend", "tensorrt").code == 3
-    assert seen == {2, 4}
+    assert seen == {2, 3, 4}  # the best size too
+
+
+@pytest.mark.parametrize("version", ["10.3.0", "11.1.0"])
+def test_bisecting_names_the_layer_of_the_engine_that_departs(
+    cli: Cli, bundle: Bundle, machine: Machine, version: str
+) -> None:
+    """The engine's arithmetic is wrong at one layer, and everything after it with it."""
+    machine.become(version)
+    result = cli("verify", bundle.path, "--backend", "tensorrt", "--bisect", "--json")
+    assert result.code == 0, (result.out[:3000], result.err)
+    sound = result.document["bisect"]
+    assert list(sound) == ["fp32@tensorrt", "int8@tensorrt"]
+    for name, report in sound.items():
+        assert report["first"] is None, name
+        assert report["reference"] == f"model.{name.partition('@')[0]}.onnx on the CPU"
+        assert len(report["layers"]) > 3
+        assert all(layer["own_db"] is None or layer["own_db"] > 100 for layer in report["layers"])
+    machine.module.edit = lambda content: spoiled(content, "relu")
+    result = cli("verify", bundle.path, "--backend", "tensorrt", "--bisect", "--json")
+    assert result.code == 3
+    for report in result.document["bisect"].values():
+        assert report["first"], report
+        assert report["first"]["tensor"] == "relu"
+        assert "dB on the same inputs, where this precision explains no less than" in report["first"]["reason"]
+        departs = [layer["tensor"] for layer in report["layers"] if layer["departs"]]
+        assert departs == ["relu"]  # those after it are right on what they were given
+    text = cli("verify", bundle.path, "--backend", "tensorrt", "--bisect").out
+    assert "fp32@tensorrt first departs from model.fp32.onnx on the CPU at Relu" in text
+
+
+def spoiled(content: bytes, tensor: str) -> bytes:
+    """Return a graph in which one tensor is something else."""
+    model = onnx.load_from_string(content)
+    (node,) = (node for node in model.graph.node if tensor in node.output)
+    node.op_type = "Neg"
+    return bytes(model.SerializeToString())
 
 
 def test_evaluate(cli: Cli, bundle: Bundle, picture: Path) -> None:
@@ -224,7 +230,79 @@ def test_evaluate(cli: Cli, bundle: Bundle, picture: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("words", [("predict",), ("verify",), ("evaluate", "--data")])
+def test_plugin_libraries_are_given_to_every_command_that_runs(
+    cli: Cli, bundle: Bundle, machine: Machine, picture: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    library = tmp_path / "libmine.so"
+    library.touch()
+    build_into(bundle, BuildConfig(target="tensorrt", plugins=(library,)), variants=["int8"])
+    command, *rest = words
+    run = [command, bundle.path, *rest]
+    if command != "verify":
+        run.append(picture.parent if rest else picture)
+    run += ["--backend", "tensorrt", *(["--variant", "int8"] if command != "verify" else [])]
+    text = cli(*run).failed(1)
+    assert "was built with the plugin library libmine.so" in text
+    assert "--plugin PATH/libmine.so" in text
+    text = cli(*run, "--plugin", tmp_path / "gone" / "libmine.so").failed(1)
+    assert "no plugin library at" in text
+    assert "'edgecnn plugin build' compiles edgecnn's own" in text
+    machine.module.loaded.clear()
+    assert cli(*run, "--plugin", library).code == 0
+    assert str(library) in machine.module.loaded
+    assert "--plugin is for engines: it needs --backend tensorrt" in cli(*run[:-2 if command == "verify" else -4],
+                                                                     "--plugin", library).failed(2)  # fmt: skip
+
+
+def test_a_stripped_engine_gets_its_weights_from_the_bundle(cli: Cli, bundle: Bundle, picture: Path) -> None:
+    assert cli("build", bundle.path, "--target", "tensorrt", "--strip-weights", "--variant", "fp32").code == 0
+    facts = Bundle.open(bundle.path).manifest.engines["fp32.tensorrt"].facts
+    assert facts.options["strip_weights"] is True
+    result = cli("verify", bundle.path, "--backend", "tensorrt")
+    assert result.code == 0, result.out + result.err
+    assert cli("predict", bundle.path, picture, "--backend", "tensorrt", "--variant", "fp32").code == 0
+
+
 def test_no_driver_is_one_line(cli: Cli, bundle: Bundle, machine: Machine, picture: Path) -> None:
     machine.cuda.fails = {"cudaGetDeviceCount": "cudaErrorInsufficientDriver"}
     text = cli("predict", bundle.path, picture, "--backend", "tensorrt").failed(1)
     assert "there is no NVIDIA GPU with a working driver here (cudaErrorInsufficientDriver)" in text
+
+
+@pytest.mark.parametrize("command", ["predict", "verify", "evaluate"])
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [
+        ("tensorrt", "this needs tensorrt, which is not installed: pip install tensorrt"),
+        ("cuda.bindings.runtime", "pip install 'edgecnn[cuda]'"),
+    ],
+)
+def test_without_the_packages_it_is_one_line(
+    cli: Cli, bundle: Bundle, machine: Machine, picture: Path, command: str, package: str, said: str
+) -> None:
+    machine.patch.setitem(sys.modules, package, None)
+    rest = {"predict": [picture], "verify": [], "evaluate": ["--data", picture.parent]}[command]
+    assert said in cli(command, bundle.path, *rest, "--backend", "tensorrt").failed(1)
+
+
+def test_a_gpu_without_memory_is_one_line(cli: Cli, bundle: Bundle, machine: Machine, picture: Path) -> None:
+    machine.cuda.memory = 100
+    text = cli("predict", bundle.path, picture, "--backend", "tensorrt").failed(1)
+    assert "out of memory: CUDA cannot get 0.0 MB of device memory: run smaller batches or fewer contexts" in text
+    assert machine.cuda.held == 0
+
+
+def test_a_plan_that_was_changed_is_one_line(cli: Cli, bundle: Bundle, picture: Path) -> None:
+    plan = bundle.path / "engine.int8.tensorrt.plan"
+    plan.write_bytes(plan.read_bytes()[:-1] + b"x")
+    for command, *rest in (("predict", picture), ("verify",), ("build", "--target", "tensorrt")):
+        text = cli(command, bundle.path, *rest).failed(1)
+        assert "engine.int8.tensorrt.plan was changed after it was written (its sha256 differs)" in text
+
+
+def test_a_batch_outside_of_the_profile_is_refused_with_the_command_that_widens_it(bundle: Bundle) -> None:
+    with load(bundle.path, "int8", "tensorrt") as session, pytest.raises(UserError) as caught:
+        session.run({"input": np.repeat(X, 3, axis=0)})
+    assert "outside of what engine.int8.tensorrt.plan was built for: least [2, 3, 32, 32]" in str(caught.value)
+    assert "edgecnn build BUNDLE --target tensorrt --variant int8 --batch LEAST:BEST:MOST" in str(caught.value)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from cli_tools import Cli
@@ -45,19 +45,25 @@ def python(code: str) -> str:
 
 
 def seconds(*arguments: str) -> float:
-    """Return the shortest of five runs of a fresh interpreter."""
+    """Return the processor time of the shortest of five runs of a fresh interpreter, which neighbours disturb less than the clock."""
     times = []
     for _ in range(5):
-        started = time.perf_counter()
+        started = processor_seconds()
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True, timeout=60)
-        times.append(time.perf_counter() - started)
+        times.append(processor_seconds() - started)
     return min(times)
+
+
+def processor_seconds() -> float:
+    """Return what children that have ended have used so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_help_imports_no_heavy_package() -> None:
     lines = [[], *([name] for name in COMMANDS)]
     text = python(f"{BLOCKED}\nfor line in {lines!r}:\n    assert run([*line, '--help']) == 0")
-    assert text.count("Usage: edgecnn") == len(lines) == 13
+    assert text.count("Usage: edgecnn") == len(lines) == 19
 
 
 def test_the_zoo_is_listed_without_a_heavy_package() -> None:

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import engine_nets
 import fake_tensorrt
+from session_bench import bench  # noqa: F401 -- a fixture
 
 from edgecnn.artifacts import OnnxModel
 from edgecnn.calib import InMemory

@@ -19,8 +19,9 @@ CLASSES = (
     "Builder", "BuilderFlag", "DataType", "DeviceType", "EngineInspector", "HardwareCompatibilityLevel", "IBuilderConfig", "ICudaEngine",
     "IExecutionContext",
     "IHostMemory", "ILayer", "INetworkDefinition", "IOptimizationProfile", "IPluginRegistry", "IProgressMonitor", "ITensor",
-    "ITimingCache", "LayerInformationFormat", "LayerType", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError",
-    "ProfilingVerbosity", "Runtime", "TensorIOMode", "ComputeCapability", "IInt8EntropyCalibrator2",
+    "ITimingCache", "LayerInformationFormat", "LayerType", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser",
+    "OnnxParserRefitter", "ParserError", "ProfilingVerbosity", "Refitter", "Runtime",
+    "TensorIOMode", "ComputeCapability", "IInt8EntropyCalibrator2",
 )  # fmt: skip
 """What the builder and the session touch, and what it must not miss when it goes."""
 

@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import engine_nets
@@ -14,7 +15,8 @@ import pytest
 from edgecnn.artifacts import OnnxModel, sha256_file
 from edgecnn.engine import Batch, BuildConfig, build
 from edgecnn.errors import BackendError, GraphError, OutputError, UserError
-from edgecnn.onnxio import open_model
+from edgecnn.onnxio import data_path, expose, open_model, scratch_file
+from edgecnn.parity.trace import layers_of, read_graph
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -219,3 +221,28 @@ def test_an_application_keeps_its_own_handler(nets: Mapping[str, OnnxModel], tmp
         signal.signal(signal.SIGINT, before)
     assert engine.passed
     assert heard == [signal.SIGINT]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-fp16"])
+def test_a_graph_compiles_with_its_layers_as_outputs(
+    precision: str, nets: Mapping[str, OnnxModel], tmp_path: Path
+) -> None:
+    """What bisecting of engines builds; here it cannot be run."""
+    model = nets[precision]
+    names = [entry.tensor for entry in layers_of(read_graph(model.path))]
+    assert {"a", "b", "c", "d", "e", "f"} <= set(names)
+    with scratch_file(expose(model.path, names, typed=True)) as file:
+        marked = replace(model, path=file, sha256=sha256_file(file, data_path(file)))
+        engine = build(marked, RTX, to=tmp_path / "x.plan")
+    assert engine.passed
+    assert engine.facts.audit["layers"]["convolution"] == {precision.split("-", maxsplit=1)[0]: 3}
+
+
+def test_float32_is_not_rounded_to_tf32(nets: Mapping[str, OnnxModel], tmp_path: Path) -> None:
+    """The builder allows it by default, and takes the flag away when it is told to."""
+    import tensorrt_rtx as trt
+
+    settings = trt.Builder(trt.Logger()).create_builder_config()
+    assert settings.get_flag(trt.BuilderFlag.TF32)
+    settings.clear_flag(trt.BuilderFlag.TF32)
+    assert not settings.get_flag(trt.BuilderFlag.TF32)

@@ -5,61 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import fake_tensorrt
 import numpy as np
 import pytest
-from fake_cuda import FakeCuda
+from session_bench import Bench, images
 
-from edgecnn.artifacts import Engine, OnnxModel
-from edgecnn.engine import Batch, BuildConfig, build
 from edgecnn.errors import BackendError, EngineMisfitError, MissingDependencyError, UserError
-from edgecnn.runtime import OrtSession
 from edgecnn.runtime.tensorrt import TensorRtOptions, TensorRtSession
-
-DRAW = np.random.default_rng(3)
-
-
-def images(count: int) -> np.ndarray:
-    return DRAW.standard_normal((count, 3, 16, 16)).astype(np.float32)
-
-
-class Bench:
-    """A fake TensorRT, a fake CUDA, and plans to run on them."""
-
-    def __init__(self, module: Any, cuda: FakeCuda, nets: Mapping[str, OnnxModel], folder: Path) -> None:
-        self.module, self.cuda, self.nets, self.folder = module, cuda, nets, folder
-
-    def plan(self, precision: str = "fp32", batch: str = "1:4:8", **options: Any) -> Engine:
-        config = BuildConfig(target="tensorrt", batch=Batch.parse(batch), **options)
-        return build(self.nets[precision], config, to=self.folder / f"{precision}.plan")
-
-    def session(self, engine: Engine | None = None, **options: Any) -> TensorRtSession:
-        engine = engine or self.plan()
-        return TensorRtSession(engine.path, TensorRtOptions(**options), engine.facts)
-
-    def expected(self, x: np.ndarray, precision: str = "fp32") -> np.ndarray:
-        with OrtSession(self.nets[precision].path) as session:
-            return session.run({"input": x})["logits"]
-
-
-@pytest.fixture(params=["10.3.0"])
-def bench(
-    request: pytest.FixtureRequest,
-    nets: Mapping[str, OnnxModel],
-    tensorrt: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Bench:
-    module, cuda = tensorrt(request.param), FakeCuda()
-    module.cuda = cuda
-    for name, fake in cuda.modules().items():
-        monkeypatch.setitem(sys.modules, name, fake)
-    return Bench(module, cuda, nets, tmp_path)
-
 
 every_version = pytest.mark.parametrize("bench", fake_tensorrt.VERSIONS, indirect=True)
 
@@ -318,7 +273,10 @@ def test_plugins_are_loaded_before_the_plan(bench: Bench) -> None:
     broken = bench.folder / "libbroken.so"
     broken.touch()
     for plugins, match in (
-        ((), r"was built with the plugin library libmine\.so, .* give it with TensorRtOptions\(plugins"),
+        (
+            (),
+            r"was built with the plugin library libmine\.so, .* give it with TensorRtOptions\(plugins=.*--plugin PATH/libmine",
+        ),
         ((Path("nowhere/libmine.so"),), r"no plugin library at nowhere/libmine\.so"),
         ((library, broken), r"cannot load the plugin library .*libbroken\.so"),
     ):
@@ -343,6 +301,8 @@ def test_dla_and_host_code_are_told_to_the_runtime(bench: Bench) -> None:
         ({"contexts": 0}, "contexts must be at least 1"),
         ({"device": -1}, "device must be a whole number of at least 0"),
         ({"runtime_cache": Path("x")}, "TensorRT has no runtime cache"),
+        ({"device_outputs": True, "cuda_graph": True}, "device_outputs does not go with cuda_graph.*leave one out"),
+        ({"device_outputs": True, "check_finite": True}, "device_outputs does not go with check_finite"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], match: str) -> None:

@@ -11,7 +11,7 @@ from parity_bundles import LABELS, doubled, save_pictures, write_bundle
 from parity_nets import PREPROCESS, pictures
 
 from edgecnn.errors import BackendError, BundleUnverifiedError, DataError, UserError
-from edgecnn.parity.evaluate import evaluate
+from edgecnn.parity.evaluate import SHARD, evaluate
 from edgecnn.parity.labelled import LabelledImages
 from edgecnn.parity.metrics import compare
 from edgecnn.runtime import Bundle
@@ -86,17 +86,41 @@ def test_without_fp32_there_is_accuracy_alone(data: Path, tmp_path: Path) -> Non
     assert (score.agreement, score.sqnr_db, score.mean_kl) == (None, None, None)
 
 
-def test_a_limit_and_pictures_that_cannot_be_decoded(bundle: Bundle, data: Path, tmp_path: Path) -> None:
+def test_a_limit(bundle: Bundle, data: Path) -> None:
     assert evaluate(bundle, data, variants=["fp32"], limit=3).variants[0].images == 3
-    files = save_pictures(tmp_path, 2)
-    files[0].write_bytes(b"no picture")
-    result = evaluate(bundle, LabelledImages(tuple(files), (1, 2), "by hand"), variants=["fp32"])
-    assert result.variants[0].images == 1
-    assert list(result.skipped) == [str(files[0])]
-    assert "not an image" in result.skipped[str(files[0])]
-    files[1].write_bytes(b"no picture")
-    with pytest.raises(DataError, match="none of the 2 pictures can be decoded; the first: "):
-        evaluate(bundle, LabelledImages(tuple(files), (1, 2), "by hand"))
+
+
+def test_pictures_that_cannot_be_decoded_are_counted(bundle: Bundle, tmp_path: Path) -> None:
+    files = save_pictures(tmp_path, 10)
+    files[3].write_bytes(b"no picture")
+    result = evaluate(bundle, tmp_path, variants=["fp32"])
+    assert (result.variants[0].images, result.unreadable) == (9, 1)
+    assert list(result.skipped) == [str(files[3])]
+    assert "not an image" in result.skipped[str(files[3])]
+
+
+def test_more_than_a_tenth_that_cannot_be_decoded_is_an_error(bundle: Bundle, tmp_path: Path) -> None:
+    files = save_pictures(tmp_path, 10)
+    for file in files[:2]:
+        file.write_bytes(b"no picture")
+    with pytest.raises(
+        DataError, match=r"2 of the first 10 pictures cannot be decoded, more than 10 % of all 10: .*00.png"
+    ):
+        evaluate(bundle, tmp_path, variants=["fp32"])
+    images = LabelledImages(tuple(files[:2]), (1, 2), "by hand")
+    with pytest.raises(DataError, match=r"none of the 2 pictures can be decoded; the first: .*not an image"):
+        evaluate(bundle, images)
+
+
+def test_more_pictures_than_are_read_at_a_time(bundle: Bundle, data: Path) -> None:
+    """A dozen pictures, many times over: the means are those of the dozen, and the sums are exact."""
+    files = [data / f"{index % COUNT:02}.png" for index in range(SHARD + 2 * COUNT)]
+    seen: list[tuple[str, int, int]] = []
+    many = evaluate(bundle, LabelledImages(tuple(files), (), "by hand"), progress=lambda *step: seen.append(step))
+    once = evaluate(bundle, LabelledImages(tuple(files[::-1]), (), "by hand"))
+    assert many.to_json() == once.to_json()
+    assert [done for _, done, _ in seen] == list(range(1, len(files) + 1))
+    assert {total for _, _, total in seen} == {len(files)}
 
 
 def test_variants_that_there_are_not(bundle: Bundle, data: Path) -> None:

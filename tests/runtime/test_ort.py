@@ -137,6 +137,33 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
         OrtSession(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [
+        ("CUDAExecutionProvider", {"use_tf32": "0"}),
+        (("CUDAExecutionProvider", {"device_id": "1"}), {"use_tf32": "0", "device_id": "1"}),
+        (("CUDAExecutionProvider", {"use_tf32": "1"}), {"use_tf32": "1"}),
+        ("CPUExecutionProvider", {}),
+    ],
+)
+def test_cuda_computes_float32_in_float32_unless_told_otherwise(
+    given: Any, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def start(*arguments: Any, **named: Any) -> Any:
+        seen.update(named)
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", start)
+    monkeypatch.setattr(
+        "onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    with pytest.raises(BackendError, match="far enough"):
+        OrtSession(graph_bytes(), OrtOptions(providers=(given,)))
+    assert seen["providers"] == [(given if isinstance(given, str) else given[0], options)]
+
+
 def test_missing_provider_lists_the_available_ones() -> None:
     assert "CPUExecutionProvider" in available_providers()
     with pytest.raises(BackendError, match=r"has no WarpDriveExecutionProvider; available: .*CPUExecutionProvider"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgecnn.artifacts import EngineFacts
+from edgecnn.artifacts import EngineFacts, sha256_file
 from edgecnn.errors import EngineMisfitError, UserError
-from edgecnn.runtime.plan import check_device, check_package, rebuild_line
+from edgecnn.runtime.plan import check_device, check_package, check_weights, rebuild_line
 
 HERE = f"{platform.system().lower()}-{platform.machine().lower()}"
 FACTS = EngineFacts(
@@ -74,9 +75,19 @@ def test_a_version_compatible_plan_takes_later_ones(version: str, fits: bool) ->
             check_package(facts, version, "x.plan", host_code=True)
 
 
-def test_stripped_weights_are_refused() -> None:
-    with pytest.raises(UserError, match="has no weights"):
-        check_package(replace(FACTS, options={"strip_weights": True}), "10.3.0", "x.plan")
+def test_a_stripped_plan_needs_the_graph_that_it_was_built_from(tmp_path: Path) -> None:
+    graph = tmp_path / "net.onnx"
+    graph.write_bytes(b"graph")
+    stripped = replace(FACTS, options={"strip_weights": True}, model_sha256=sha256_file(graph))
+    check_weights(stripped, graph, "x.plan")
+    check_weights(FACTS, None, "x.plan")
+    with pytest.raises(UserError, match=r"x\.plan has no weights .*weights=FILE.*load it from its bundle"):
+        check_weights(stripped, None, "x.plan")
+    (tmp_path / "net.onnx.data").write_bytes(b"of another graph")
+    for wrong in (graph, tmp_path / "none.onnx"):
+        with pytest.raises(UserError, match=r"is not the graph that x\.plan was built from"):
+            check_weights(stripped, wrong, "x.plan")
+    check_weights(replace(stripped, model_sha256=sha256_file(graph, tmp_path / "net.onnx.data")), graph, "x.plan")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ offset convolutions that deform), since published weights cannot be downloaded e
 (`--effort fast`). This shows that every structure exports, simplifies, quantizes and verifies.
 **Agreement and dB are those of untrained networks on {images} photos that calibration saw too; they are no statement about trained ones**
 (for these see BENCHMARKS.md). Published accuracies: `edgecnn models`.
+Engines of every model, their size and build time in four precisions: [ZOO_ENGINES.md](ZOO_ENGINES.md) (`make sweep-engines`).
 
 Nodes are those of the simplified fp32 graph. Agreement is the share of photos with the same top-1 class as PyTorch, dB is the SQNR
 of the logits, both of `int8` / `int8-cpu`. Made with {versions}, by the edgecnn of the commit given.

@@ -1,0 +1,112 @@
+"""The loops, on work whose time is known: sleeping."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from edgecnn.bench.loops import arrivals, back_to_back, open_loop, warm_up
+
+
+class Naps:
+    """A request that sleeps, by default 2 ms; ``long`` says which ones sleep 40 ms. Counts calls, and threads inside at once."""
+
+    def __init__(self, seconds: float = 0.002, long: tuple[int, ...] = ()) -> None:
+        self.seconds, self.long = seconds, long
+        self.calls = self.inside = self.most = 0
+        self.lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self.lock:
+            index, self.calls = self.calls, self.calls + 1
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        time.sleep(0.04 if index in self.long else self.seconds)
+        with self.lock:
+            self.inside -= 1
+
+
+def test_back_to_back_by_count_and_by_time() -> None:
+    naps = Naps()
+    found = back_to_back([naps], count=7)
+    assert (len(found.nanoseconds), naps.calls) == (7, 7)
+    assert min(found.nanoseconds) >= 2_000_000
+    assert found.seconds >= sum(found.nanoseconds) / 1e9 * 0.99
+    naps = Naps()
+    found = back_to_back([naps], seconds=0.1)
+    assert 0.1 <= found.seconds < 1
+    assert 10 <= len(found.nanoseconds) <= 50
+
+
+def test_a_slow_request_is_measured_three_times_though_the_time_is_over() -> None:
+    assert len(back_to_back([Naps(0.02)], seconds=0.001).nanoseconds) == 3
+
+
+def test_streams_run_side_by_side_and_share_the_count() -> None:
+    naps = Naps(0.01)
+    found = back_to_back([naps] * 4, count=20)
+    assert (naps.calls, len(found.nanoseconds), naps.most) == (20, 20, 4)
+    assert found.seconds < 20 * 0.01
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_what_a_request_raises_comes_out(streams: int) -> None:
+    def fail() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        back_to_back([fail] * streams, seconds=0.1)
+    with pytest.raises(ValueError, match="broken"):
+        open_loop([fail] * streams, [0, 1000], limit=1)
+
+
+def test_warm_up_ends_when_latency_is_steady() -> None:
+    slow_at_first = iter([0.05] * 6)
+    found = warm_up(lambda: time.sleep(next(slow_at_first, 0.004)), 10)
+    assert found.steady
+    assert found.runs > 6
+    assert 0.004 <= found.last < 0.02
+
+
+def test_warm_up_gives_up() -> None:
+    length = iter(0.01 * 1.02**index for index in range(1000))  # slower and slower
+    found = warm_up(lambda: time.sleep(next(length)), 0.4)
+    assert not found.steady
+    assert 0.4 <= found.seconds < 1.5
+
+
+def test_arrivals() -> None:
+    assert arrivals("fixed", 100, count=4) == (0, 10_000_000, 20_000_000, 30_000_000)
+    assert len(arrivals("fixed", 30, seconds=2)) == 60
+    moments = np.asarray(arrivals("poisson", 1000, count=20_000, seed=1))
+    gaps = np.diff(moments)
+    assert (gaps >= 0).all()
+    assert gaps.mean() == pytest.approx(1e6, rel=0.05)
+    assert gaps.std() == pytest.approx(1e6, rel=0.05)  # an exponential's deviation is its mean
+    assert arrivals("poisson", 1000, count=9, seed=1) == tuple(moments[:9])
+    assert arrivals("poisson", 1000, count=9, seed=2) != tuple(moments[:9])
+    assert len(arrivals("poisson", 0.01, seconds=1)) == 1
+
+
+def test_one_slow_request_delays_those_behind_it() -> None:
+    """A closed loop would show one slow request of forty milliseconds; by the clock, those that wait behind it are late too."""
+    found = open_loop([Naps(0.001, long=(3,))], arrivals("fixed", 200, count=20), limit=10)
+    late = [wait for wait in found.queue if wait > 3_000_000]
+    assert 5 <= len(late) <= 14
+    assert max(found.queue) >= 30_000_000
+    assert sum(work > 30_000_000 for work in found.service) <= 2
+
+
+def test_a_second_stream_takes_the_wait_away() -> None:
+    found = open_loop([Naps(0.001, long=(3,))] * 2, arrivals("fixed", 200, count=20), limit=10)
+    assert np.median(found.queue[4:10]) < 10_000_000
+
+
+def test_what_cannot_be_served_is_given_up() -> None:
+    moments = arrivals("fixed", 1000, count=200)
+    found = open_loop([Naps(0.02)], moments, limit=0.2)
+    assert 1 <= len(found.service) < 20
+    assert found.queue[-1] > found.queue[0]

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +176,8 @@ def pinned(*names: str) -> tuple[str, ...]:
         name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
         if name in found:
             continue
-        try:
-            own = distribution(name)
-        except PackageNotFoundError:
+        own = _distribution(name) or _distribution(_ALIKE.get(name, name))
+        if own is None:
             if name in names:
                 need(_MODULE.get(name, name.replace("-", "_")))  # says how to install it
                 raise UserError(f"{name} can be imported, and has no version: install it with pip") from None
@@ -191,7 +190,18 @@ def pinned(*names: str) -> tuple[str, ...]:
     return tuple(sorted(f"{name}=={version}" for name, version in found.items()))
 
 
+_ALIKE = {"onnxruntime": "onnxruntime-gpu"}
+"""Of the same release and module: an image for a CPU takes the first, where the second was installed."""
+
 _MODULE = {"pillow": "PIL", "cuda-bindings": "cuda.bindings", "cuda-core": "cuda.core"}
+
+
+def _distribution(name: str) -> Distribution | None:
+    """Return an installed distribution, if it is one."""
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _command(config: DockerConfig, unverified: bool, *more: str) -> list[str]:

@@ -156,7 +156,10 @@ class TensorRt(TritonBackend):
 
     def config(self, bundle: Bundle, variant: str, max_batch: int) -> dict[str, Any]:  # noqa: ARG002
         """Return platform and file."""
-        self._facts(bundle, variant)
+        if self._facts(bundle, variant).options.get("strip_weights"):
+            raise UserError(
+                "the engine was built with --strip-weights, and Triton puts no weights back: build it without"
+            )
         return {"platform": "tensorrt_plan", "default_model_filename": "model.plan"}
 
     def put(self, bundle: Bundle, variant: str, folder: Path) -> None:
@@ -171,7 +174,10 @@ class TensorRt(TritonBackend):
             f"the plan needs TensorRT {facts.version}, {facts.platform} and a GPU of compute capability {gpus}: take the Triton release "
             "with that TensorRT (NVIDIA's support matrix), or build the engine anew in its container"
         )
-        return (needs,)
+        flags = ["version-compatible=true"] if facts.options.get("version_compatible") else []
+        if plugins := facts.options.get("plugins"):
+            flags.append(f"plugins={';'.join(f'/PATH/{name}' for name in plugins)}")
+        return (needs, *(f"start the server with --backend-config=tensorrt,{flag}" for flag in flags))
 
     def largest_batch(self, bundle: Bundle, variant: str) -> int:
         """Return the top of the plan's profile."""

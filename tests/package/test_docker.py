@@ -298,6 +298,18 @@ def test_a_package_that_is_not_installed(tiny: Path, tmp_path: Path, monkeypatch
     assert not (tmp_path / "image").exists()
 
 
+def test_onnxruntime_for_gpus_stands_for_that_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = docker.distribution
+
+    def here(name: str) -> Any:
+        if name == "onnxruntime":
+            raise docker.PackageNotFoundError(name)
+        return real("onnxruntime" if name == "onnxruntime-gpu" else name)
+
+    monkeypatch.setattr(docker, "distribution", here)
+    assert f"onnxruntime=={version('onnxruntime')}" in docker.pinned("onnxruntime")
+
+
 def test_the_command(tiny: Path, tmp_path: Path, cli: Cli) -> None:
     both = ("--docker", tmp_path / "image", "--triton", tmp_path / "models")
     done = cli("package", tiny, *both, "--port", "9000", "--base", "python:3.12-slim-bookworm", "--json")

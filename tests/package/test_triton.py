@@ -290,13 +290,13 @@ def test_gpu(tiny: Path, tmp_path: Path) -> None:
     assert kind(found["tiny_preprocess"]) == "KIND_CPU"
 
 
-def with_engine(bundle: Bundle, folder: Path, *, low: int = 1, high: int = 16) -> Bundle:
+def with_engine(bundle: Bundle, folder: Path, *, low: int = 1, high: int = 16, **options: Any) -> Bundle:
     """Put a plan into the bundle: what is in the file matters to TensorRT alone."""
     (folder / "x.plan").write_bytes(b"ftrt plan")
     shape = (3, 32, 32)
     facts = EngineFacts(
         flavour="tensorrt", version="10.13.3.9", cuda="13.0", driver_cuda="13.0", compute_capabilities=("8.9",), platform="linux-x86_64",
-        precision="fp32", profile={"input": ((low, *shape), (low, *shape), (high, *shape))}, options={},
+        precision="fp32", profile={"input": ((low, *shape), (low, *shape), (high, *shape))}, options=options,
         model_sha256=sha256_file(bundle.model_path("fp32")), timing_cache_sha256="", seconds=1.0, audit={"passed": True},
     )  # fmt: skip
     engine = Engine(path=folder / "x.plan", sha256=sha256_file(folder / "x.plan"), bytes=9, facts=facts)
@@ -318,10 +318,21 @@ def test_an_engine_is_taken_before_a_graph(tmp_path: Path) -> None:
     assert write_triton(bundle, tmp_path / "int8", variant="int8-cpu").backend == "onnxruntime", "which has no engine"
 
 
+def test_what_the_server_must_be_told_of_an_engine(tmp_path: Path) -> None:
+    bundle = with_engine(write_tiny(tmp_path), tmp_path, version_compatible=True, plugins=["libdeform.so"])
+    text = "\n".join(write_triton(bundle, tmp_path / "models").notes)
+    assert "--backend-config=tensorrt,version-compatible=true" in text
+    assert "--backend-config=tensorrt,plugins=/PATH/libdeform.so" in text
+
+
 def test_engines_that_triton_cannot_run(tmp_path: Path, tiny: Path) -> None:
     bundle = with_engine(write_tiny(tmp_path), tmp_path, low=4)
     with pytest.raises(UserError, match="takes 4 pictures at least"):
         write_triton(bundle, tmp_path / "models")
+    (tmp_path / "stripped").mkdir()
+    stripped = with_engine(write_tiny(tmp_path / "stripped"), tmp_path, strip_weights=True)
+    with pytest.raises(UserError, match="puts no weights back"):
+        write_triton(stripped, tmp_path / "models")
     with pytest.raises(UserError, match=r"no TensorRT engine of fp32 \(engines: none; .*edgecnn build BUNDLE"):
         write_triton(Bundle.open(tiny), tmp_path / "models", backend=TensorRt())
     with pytest.raises(UserError, match="on a GPU alone"):

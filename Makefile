@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test check lint types sweep sweep-engines bench gpu clean
+.PHONY: help setup system demo test check lint types sweep sweep-engines bench bench-peers gpu clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -25,7 +25,7 @@ demo: setup ## the main job on trained weights: export EfficientNet-Lite0 to INT
 	$(BIN)/edgecnn predict build/demo/efficientnet_lite0-int8 tests/data/cat.jpg
 
 # What some tests drive: a browser, an ssh server, a C++ toolchain. CI installs them; elsewhere these tests are skipped, and say so.
-DEBIAN := chromium openssh-server rsync cmake g++ nlohmann-json3-dev zlib1g-dev
+DEBIAN := chromium openssh-server rsync cmake g++ nlohmann-json3-dev zlib1g-dev libjpeg-dev libpng-dev
 
 system: ## the Debian packages that some tests need (as root, with apt-get)
 	@missing=$$(for name in $(DEBIAN); do dpkg -s $$name >/dev/null 2>&1 || echo $$name; done); \
@@ -63,6 +63,20 @@ sweep-engines: setup ## every model of the zoo through TensorRT-RTX's builder, o
 bench: setup ## measure accuracy, latency, cost, beside onnxruntime.quantization (docs/BENCHMARKS.md)
 	rm -rf build/bench
 	$(BIN)/python -m pytest -m bench $(or $(BENCH),tests/bench); status=$$?; $(BIN)/python tests/bench/page.py; exit $$status
+
+PEERS := build/peers
+$(PEERS)/nncf/.ready:
+	$(PYTHON) -m venv $(PEERS)/nncf
+	$(PEERS)/nncf/bin/python -m pip --disable-pip-version-check --no-input install --quiet nncf==3.4.0 openvino onnx onnxruntime
+	touch $@
+$(PEERS)/modelopt/.ready:
+	$(PYTHON) -m venv $(PEERS)/modelopt
+	$(PEERS)/modelopt/bin/python -m pip --disable-pip-version-check --no-input install --quiet 'nvidia-modelopt[onnx]==0.47.0'
+	touch $@
+
+bench-peers: setup $(PEERS)/nncf/.ready $(PEERS)/modelopt/.ready ## measure NNCF and ModelOpt beside ours, each in its own environment
+	rm -rf build/bench
+	$(BIN)/python -m pytest -m bench_peers $(or $(BENCH),tests/bench); status=$$?; $(BIN)/python tests/bench/page.py; exit $$status
 
 gpu: setup ## what needs an NVIDIA GPU, beside the CPU: onnxruntime's CUDA provider, engines, the plugin (docs/GPU.md)
 	rm -rf build/gpu

@@ -36,8 +36,11 @@ ALLOWED_SIBLINGS = {
     ("comparison", "bench"),  # it measures
     ("comparison", "parity"),  # and evaluates
     ("report", "analysis"),  # a page shows what was found
+    ("report", "bench"),  # likewise
     ("remote", "pack"),  # what a device made goes into the bundle
     ("report", "comparison"),
+    ("report", "parity"),
+    ("report", "bench"),
 }
 
 ROOMS = {

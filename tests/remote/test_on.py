@@ -174,3 +174,18 @@ def test_progress_comes_here(server: sshd.Server, bundle: Path) -> None:
 def test_an_interpreter_without_edgecnn(server: sshd.Server, cli: Cli, bundle: Path) -> None:
     line = cli("verify", *ON, "--on-python", "/usr/bin/python3", "--", bundle).failed()
     assert "/usr/bin/python3 has no edgecnn: install it there" in line or "edge: " in line
+
+
+def test_bench_there_and_its_table_here(server: sshd.Server, cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "table.csv"
+    options = ("--count", "20", "--warmup", "50ms", "--no-roofline", "--no-telemetry")
+    result = cli("bench", *ON, *options, f"--csv={sheet}", "--variant", "all", "--", bundle)
+    assert result.code == 0, result.err
+    assert "p50 ms" in result.out
+    assert "int8-cpu" in result.out
+    assert len(sheet.read_text().splitlines()) >= 3
+    assert len(json.loads((bundle / "results/edge/bench.json").read_text())["result"]["runs"]) == 2
+    pair = ("--compare", f"{bundle}:fp32", f"{bundle}:int8-cpu@onnxruntime")
+    compared = cli("bench", *ON, *options, *pair, "--json", "--", bundle)
+    assert compared.code == 0, compared.err
+    assert len(compared.document["comparisons"]) == 1

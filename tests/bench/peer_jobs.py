@@ -45,10 +45,11 @@ def nncf_accurate(path: str, samples: Any, to: str) -> None:
 
 def nncf_signed(path: str, samples: Any, to: str) -> None:
     """Quantize with signed symmetric activations per tensor, as TensorRT takes them, and its accurate bias correction."""
-    from nncf import AdvancedQuantizationParameters, QuantizationMode
+    from nncf import AdvancedQuantizationParameters
+    from nncf.common.quantization.structs import QuantizationScheme
     from nncf.quantization.advanced_parameters import QuantizationParameters
 
-    own = QuantizationParameters(mode=QuantizationMode.SYMMETRIC, signedness_to_force=True, per_channel=False)
+    own = QuantizationParameters(mode=QuantizationScheme.SYMMETRIC, signedness_to_force=True, per_channel=False)
     advanced = AdvancedQuantizationParameters(activations_quantization_params=own)
     nncf_onnx(path, samples, to, fast_bias_correction=False, advanced_parameters=advanced)
 

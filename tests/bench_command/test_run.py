@@ -125,6 +125,13 @@ def test_two_bundles_are_named_apart(tiny: Bundle, tmp_path: Path) -> None:
     ]
 
 
+def test_two_bundles_of_one_name_are_told_apart_by_their_paths(tiny: Bundle, tmp_path: Path) -> None:
+    other = write_tiny(tmp_path, tiny.path.name)
+    config = BenchConfig(candidates=(Candidate(variant="fp32"), Candidate(variant="fp32", bundle=1)), **QUICK)
+    labels = [run.label for run in bench([tiny, other], config).runs]
+    assert labels == [f"{one.path}:fp32@onnxruntime" for one in (tiny, other)]
+
+
 def test_a_cell_that_cannot_be_is_left_out_and_the_only_one_is_an_error(tmp_path: Path) -> None:
     packed = [VariantContents(model=write_model(tmp_path, "fp32", batch=1), verified=True)]
     bundle = write_tiny(tmp_path, variants=packed, ranges={}, golden={"images": np.stack(photos())})

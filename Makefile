@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test check lint types sweep sweep-engines bench gpu clean
+.PHONY: help setup system demo test check lint types sweep sweep-engines bench bench-peers gpu clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -25,7 +25,7 @@ demo: setup ## the main job on trained weights: export EfficientNet-Lite0 to INT
 	$(BIN)/edgecnn predict build/demo/efficientnet_lite0-int8 tests/data/cat.jpg
 
 # What some tests drive: a browser, an ssh server, a C++ toolchain. CI installs them; elsewhere these tests are skipped, and say so.
-DEBIAN := chromium openssh-server rsync cmake g++ nlohmann-json3-dev zlib1g-dev
+DEBIAN := chromium openssh-server rsync cmake g++ nlohmann-json3-dev zlib1g-dev libjpeg-dev libpng-dev
 
 system: ## the Debian packages that some tests need (as root, with apt-get)
 	@missing=$$(for name in $(DEBIAN); do dpkg -s $$name >/dev/null 2>&1 || echo $$name; done); \
@@ -64,8 +64,23 @@ bench: setup ## measure accuracy, latency, cost, beside onnxruntime.quantization
 	rm -rf build/bench
 	$(BIN)/python -m pytest -m bench $(or $(BENCH),tests/bench); status=$$?; $(BIN)/python tests/bench/page.py; exit $$status
 
-gpu: setup ## what needs an NVIDIA GPU: the plugin's kernels against their goldens and other forms (docs/GPU.md)
-	$(BIN)/python -m pytest -m gpu tests
+PEERS := build/peers
+$(PEERS)/nncf/.ready:
+	$(PYTHON) -m venv $(PEERS)/nncf
+	$(PEERS)/nncf/bin/python -m pip --disable-pip-version-check --no-input install --quiet nncf==3.4.0 openvino onnx onnxruntime
+	touch $@
+$(PEERS)/modelopt/.ready:
+	$(PYTHON) -m venv $(PEERS)/modelopt
+	$(PEERS)/modelopt/bin/python -m pip --disable-pip-version-check --no-input install --quiet 'nvidia-modelopt[onnx]==0.47.0'
+	touch $@
+
+bench-peers: setup $(PEERS)/nncf/.ready $(PEERS)/modelopt/.ready ## measure NNCF and ModelOpt beside ours, each in its own environment
+	rm -rf build/bench
+	$(BIN)/python -m pytest -m bench_peers $(or $(BENCH),tests/bench); status=$$?; $(BIN)/python tests/bench/page.py; exit $$status
+
+gpu: setup ## what needs an NVIDIA GPU, beside the CPU: onnxruntime's CUDA provider, engines, the plugin (docs/GPU.md)
+	rm -rf build/gpu
+	$(BIN)/python -m pytest -m gpu $(or $(GPU),tests); status=$$?; $(BIN)/python tests/gpu/page.py; exit $$status
 
 clean: ## remove what was built, not the .venv
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -39,6 +39,8 @@ ALLOWED_SIBLINGS = {
     ("report", "bench"),  # likewise
     ("remote", "pack"),  # what a device made goes into the bundle
     ("report", "comparison"),
+    ("report", "parity"),
+    ("report", "bench"),
 }
 
 ROOMS = {

@@ -50,9 +50,9 @@ def quantize_options(command: F) -> F:
         ),
         click.option(
             "--effort",
-            type=click.Choice(["fast", "balanced"]),
+            type=click.Choice(["fast", "balanced", "max"]),
             default="balanced",
-            help="balanced rounds weights so that their errors cancel, which takes longer. [balanced]",
+            help="balanced rounds weights so that their errors cancel: a minute or so; max looks closer: several. [balanced]",
         ),
     ]
     for option in reversed(options):

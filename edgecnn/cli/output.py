@@ -88,7 +88,7 @@ def progress_bar(as_json: bool = False) -> Iterator[Progress]:
         yield silent
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
     bars = Bars(
@@ -96,6 +96,8 @@ def progress_bar(as_json: bool = False) -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         console=Console(file=sys.stderr),  # bound now: a stage may redirect stderr while a tool it calls chatters
         transient=True,
     )

@@ -131,13 +131,13 @@ _SHOW: Mapping[str, Callable[[Document], None]] = {
     "verify": _show_verify,
     "build": _show_build,
     "evaluate": _show_evaluate,
-    "predict": _show_predict,
     "bench": _show_bench,
+    "predict": _show_predict,
 }
 _HEADLINE: Mapping[str, Callable[[Document], str]] = {
     "verify": _passed,
     "build": _passed,
     "evaluate": _scores,
-    "predict": _guesses,
     "bench": _latencies,
+    "predict": _guesses,
 }

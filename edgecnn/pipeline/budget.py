@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from edgecnn.artifacts import OnnxModel
+from edgecnn.artifacts import OnnxModel, sha256_json
 from edgecnn.calib.data import ImageFolder, InMemory, Samples
 from edgecnn.calib.statistics import Statistics
 from edgecnn.errors import DataError
@@ -18,6 +19,7 @@ from edgecnn.parity.labelled import LabelledImages
 from edgecnn.parity.metrics import compare
 from edgecnn.progress import Progress, silent
 from edgecnn.quantize import QuantizeConfig, QuantizeResult, quantize
+from edgecnn.quantize.known import Known
 from edgecnn.quantize.search import Budget, Search, search
 from edgecnn.quantize.sensitivity import cheapest_first, exactly, logits_of, sensitivities
 
@@ -26,6 +28,9 @@ __all__ = ["HeldOut", "Within", "told", "within_budget"]
 Array = NDArray[Any]
 SENSITIVITY_IMAGES = 8
 """Images that layers are compared on: their order settles with a few."""
+
+FORMAT = 1
+"""Version of the arithmetic; part of the key under which measurements are kept."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +58,24 @@ class HeldOut:
             except DataError:
                 continue
 
+    def fingerprint(self) -> str:
+        """Return the sha256 of the images and their classes."""
+        labels = [] if self.labelled is None else [[file.name, label] for file, label in self.labelled]
+        return sha256_json([self.samples.fingerprint(), labels])
+
 
 class _Measure:
     """Compares mixtures of precisions with the float model."""
 
     def __init__(self, model: OnnxModel, held_out: HeldOut, threads: int) -> None:
-        """Run the float model once."""
-        self.held_out, self.threads = held_out, threads
-        self.reference = self.logits(model.path)
+        """Measure nothing yet."""
+        self.model, self.held_out, self.threads = model, held_out, threads
         self.labels = [label for _, label in held_out] if held_out.labelled else []
+
+    @cached_property
+    def reference(self) -> Array:
+        """The float model's logits."""
+        return self.logits(self.model.path)
 
     def logits(self, path: Path) -> Array:
         """Return a model's logits for every image, (N, classes)."""
@@ -83,7 +97,7 @@ class Within:
 
     Attributes:
         budget: to keep. ``held_out``: to measure it on.
-        cache: folder of sensitivities; None measures anew.
+        cache: folder of sensitivities and of mixtures that were measured before; None measures anew.
         threads: cores to use; 0 uses all.
     """
 
@@ -118,13 +132,24 @@ def within_budget(
         DataError: no images to measure on. GraphError: quantized already, or nothing to quantize.
     """
     measure = _Measure(model, how.held_out, how.threads)
+    key = [FORMAT, statistics.hashes["key"], samples.fingerprint(), config.to_json(), how.held_out.fingerprint()]
+    known = Known(how.cache, "trials", key, _measured)
     made: dict[tuple[str, ...], QuantizeResult] = {}
 
-    def attempt(kept: tuple[str, ...]) -> tuple[float, float]:
+    def make(kept: tuple[str, ...]) -> QuantizeResult:
         own = replace(config, keep_float=(*config.keep_float, *exactly(kept)))
         made.clear()  # each is written to the same file
         made[kept] = quantize(model, samples, own, to=to, statistics=statistics, threads=how.threads, progress=progress)
-        return measure.of(to)
+        return made[kept]
+
+    def attempt(kept: tuple[str, ...]) -> tuple[float, float]:
+        name = sha256_json(list(kept))
+        if name not in known.values:
+            make(kept)
+            drop, sqnr = measure.of(to)
+            known.add(name, (repr(drop), repr(sqnr)))
+        found, db = known.values[name]
+        return float(found), float(db)
 
     whole = attempt(())
     order: tuple[str, ...] = ()
@@ -133,10 +158,14 @@ def within_budget(
         order = cheapest_first(
             sensitivities(model, few, config, statistics, cache=how.cache, threads=how.threads, progress=progress)
         )
-    found = search(order, lambda kept: attempt(kept) if kept else whole, how.budget, progress=progress)
-    if found.restored not in made:
-        attempt(found.restored)
-    return made[found.restored], found
+    found = search(order, attempt, how.budget, progress=progress)
+    return made.get(found.restored) or make(found.restored), found
+
+
+def _measured(value: Any) -> tuple[str, str]:
+    """Return (drop, SQNR) as they are kept, in digits: JSON has no infinity, which is what identical logits have."""
+    drop, sqnr = value
+    return repr(float(drop)), repr(float(sqnr))
 
 
 def told(scheme: str, found: Search, budget: Budget, held_out: HeldOut) -> str:

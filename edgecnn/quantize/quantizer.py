@@ -132,11 +132,11 @@ def quantize(
     insert(graph, placement, ranges.tensors, config, means)
     detach(graph)
     graph.graph.sort()
-    if config.effort == "balanced" and placement.weight_inputs:
+    if config.effort != "fast" and placement.weight_inputs:
         from edgecnn.quantize.correct import Correction
 
         layers = [decision.node for decision in placement.decisions if decision.weight]
-        Correction().apply(
+        Correction.of(config.effort).apply(
             graph, model.path, layers, samples, biases=config.bias_correction, threads=threads, progress=progress
         )
     graph.metadata_props["edgecnn.precision"] = config.scheme

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.artifacts import OnnxModel, atomic_file, canonical_json, sha256_json
+from edgecnn.artifacts import OnnxModel
 from edgecnn.errors import DataError
 from edgecnn.onnxio import load_ir
 from edgecnn.progress import Progress, silent
+from edgecnn.quantize.known import Known
 from edgecnn.quantize.rules import plan
 from edgecnn.runtime.ort import OrtOptions, OrtSession
 
@@ -85,17 +85,18 @@ def sensitivities(
     decided = [decision for decision in plan(graph, config).decisions if decision.quantized]
     macs = {str(node.name): _macs(node) for node in graph.graph}
     del graph
-    known = _Known(cache, [FORMAT, statistics.hashes["key"], config.to_json(), samples.fingerprint()])
+    key = [FORMAT, statistics.hashes["key"], config.to_json(), samples.fingerprint()]
+    known = Known(cache, "sensitivity", key, float)
     names = [decision.node for decision in decided]
     with TemporaryDirectory(prefix="edgecnn-") as folder:
         runner = _Runner(model, samples, config, statistics, Path(folder), threads)
         for done, name in enumerate(names):
             progress("sensitivity", done, len(names))
-            if name not in known.noise:
+            if name not in known.values:
                 known.add(name, runner.noise_of(name))
     progress("sensitivity", len(names), len(names))
     return tuple(
-        Sensitivity(node=item.node, op=item.op, noise=known.noise[item.node], macs=macs[item.node]) for item in decided
+        Sensitivity(node=item.node, op=item.op, noise=known.values[item.node], macs=macs[item.node]) for item in decided
     )
 
 
@@ -157,28 +158,6 @@ class _Runner:
         quantize(self.model, self.samples, config, to=to, statistics=self.statistics)
         found = logits_of(to, self.samples, self.threads)
         return float(np.square(found - self.reference).sum() / (np.square(self.reference).sum() or 1.0))
-
-
-class _Known:
-    """Noises by node, in a file that grows with each."""
-
-    def __init__(self, cache: Path | None, key: Any) -> None:
-        """Read what is there; a damaged file counts as absent."""
-        self.path = None if cache is None else cache / f"sensitivity-{sha256_json(key)}.json"
-        self.noise: dict[str, float] = {}
-        if self.path is not None and self.path.is_file():
-            try:
-                self.noise = {str(name): float(value) for name, value in json.loads(self.path.read_bytes()).items()}
-            except (OSError, ValueError, AttributeError, TypeError):
-                self.noise = {}
-
-    def add(self, name: str, noise: float) -> None:
-        """Take note of one layer."""
-        self.noise[name] = noise
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(self.path) as stream:
-                stream.write(canonical_json(self.noise))
 
 
 def _macs(node: ir.Node) -> int:

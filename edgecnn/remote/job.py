@@ -20,6 +20,7 @@ __all__ = ["Ended", "Job"]
 
 WAIT = 1.0  # s that the far side may wait for news: a connection that is alive renews the lease this often
 CHUNK = 4 << 20
+_KILLED = -9
 DOCUMENT = 256 << 20  # bytes that a command may print on stdout
 
 
@@ -123,7 +124,7 @@ class Job:
             if len(data) > DOCUMENT:
                 raise RemoteError(f"{self._link.device.name}: the command printed over {DOCUMENT >> 20} MiB")
         try:
-            found = json.loads(data) if data.strip() else None
+            found = json.loads(data, parse_constant=_no_number) if data.strip() else None
         except ValueError:
             found = None
         return found if isinstance(found, dict) else None
@@ -177,4 +178,6 @@ class Job:
         )
 
 
-_KILLED = -9
+def _no_number(word: str) -> float:
+    """Refuse NaN and infinity, which are not JSON."""
+    raise ValueError(word)

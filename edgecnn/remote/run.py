@@ -242,10 +242,10 @@ def _command(prepared: Prepared, there: Mapping[int, str]) -> list[str]:
 
 
 def _mentioned(word: str, prepared: Prepared, there: Mapping[int, str]) -> str:
-    """Return a word with the device's path where it is a bundle's, or begins with one and a colon (``--compare A:int8 B:int8``)."""
+    """Return a word with the device's path where it is a bundle's, or begins with one (``--compare A:int8 B@openvino``)."""
     for index, bundle in prepared.bundles.items():
         path = str(bundle.path)
-        if word == path or word.startswith(f"{path}:"):
+        if word == path or word.startswith((f"{path}:", f"{path}@")):
             return there[index] + word[len(path) :]
     return word
 
@@ -292,6 +292,8 @@ def _fetch_engines(job: Job, index: int, prepared: Prepared, device: Device, *, 
     bundle, tree = prepared.bundles[index], prepared.trees[index]
     place = _place(index, tree.name)
     now = job.files([f"{place}/{MANIFEST}"])
+    if not now:
+        raise RemoteError(f"{device.name}: the bundle is gone there")
     ((sha, size),) = now.values()
     if sha == tree.files[MANIFEST].sha256:
         return []

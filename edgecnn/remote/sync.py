@@ -32,6 +32,7 @@ __all__ = ["Content", "Sent", "Tree", "bundle_tree", "path_tree", "send"]
 
 CHUNK = 4 << 20  # bytes in one request, where rsync is missing
 _MARGIN = 1.05  # of free space over what is sent
+_HOLD = 20.0  # s: the far side ends a sender that says nothing for longer than 120 (far/base.py)
 _STRIKES = 4  # interruptions in a row that brought nothing
 _BROKEN = {10, 12, 30, 35, 255}  # rsync(1): socket, protocol stream, timeouts; 255 is ssh's
 
@@ -249,9 +250,11 @@ def _rsync(link: Link, folder: str, moved: Callable[[int], object]) -> tuple[int
 
 
 def _read(link: Link, handle: int) -> bytes:
-    """Read what there is to read, looking twice a second whether the work was stopped."""
+    """Read what rsync says, looking twice a second whether the work was stopped, and keeping other clients out."""
     while not select.select([handle], [], [], 0.5)[0]:
         link.check()
+    if time.monotonic() - link.asked > _HOLD:
+        link.call("hold")
     return os.read(handle, 4096)
 
 

@@ -70,9 +70,10 @@ def evaluate_at_scale(
     plan = Plan.of(bundle, names, one_thread(options), allow_unverified=allow_unverified)
     with Listing(Path(data), bundle.spec.num_classes, bundle.labels, limit) as pictures, ExitStack() as stack:
         shards = stack.enter_context(Shards(plan, bundle, pictures, pictures.fingerprint()))
-        with start(executor or ExecutorConfig()) as run:
-            for failed in run_shards(shards, run, progress):
-                raise failed.error
+        if shards.done < shards.count:
+            with start(executor or ExecutorConfig()) as run:
+                for failed in run_shards(shards, run, progress):
+                    raise failed.error
         result = shards.result()
         shards.clear()
     return result

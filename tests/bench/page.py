@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from record import ROOT, kept
+from record import ROOT, UNTRAINED, kept
 
 MISSING = "(not run)\n"
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
@@ -102,9 +102,62 @@ def overhead(found: Any) -> str:
     return text + ".\n"
 
 
+def peers(*found: Any) -> str:
+    """Return the table of the three networks, with the seconds each took."""
+    rows = []
+    for variant in found[0]:
+        cells = []
+        for network in found:
+            row = network[variant]
+            own = f"{row['top1']:.1f}"
+            rest = (
+                "" if variant == "fp32" else f" / {row['agreement']:.1f} / {row['sqnr_db']:.1f}, {row['seconds']:.0f} s"
+            )
+            cells.append(own + rest)
+        rows.append([variant, *cells])
+    return grid(["", "Lite0", "Lite1", "Lite2"], rows)
+
+
+def no_data(*found: Any) -> str:
+    """Return the table of sources of calibration images."""
+    rows = []
+    for source in found[0]:
+        if source == "fp32":
+            continue
+        cells = []
+        for network in found:
+            row = network[source]
+            took = f" ({row['seconds']:.0f} s to make)" if "seconds" in row else ""
+            cells.append(f"{row['agreement']:.1f} / {row['sqnr_db']:.1f}{took}")
+        rows.append([source, *cells])
+    return grid(["", "Lite0", "Lite1", "Lite2"], rows)
+
+
+def untrained(*found: Any) -> str:
+    """Return the table of networks with random weights."""
+    rows = [
+        [name, *(f"{row[scheme][effort]:.1f}" for scheme in ("int8", "int8-cpu") for effort in row[scheme])]
+        for name, row in zip(UNTRAINED, found, strict=True)
+    ]
+    return grid(["dB", *(f"`{scheme}`, {effort}" for scheme in found[0] for effort in found[0][scheme])], rows)
+
+
+def job(found: Any) -> str:
+    """Return the sentence on the whole job."""
+    parts = [f"{row['peak_mb']:.0f} MB with {count} images ({row['seconds']:.0f} s)" for count, row in found.items()]
+    return f"Peak RSS of the whole job on ResNet-50, both INT8 schemes, `--effort balanced`: {', '.join(parts)}.\n"
+
+
+def speed(found: Any) -> str:
+    """Return the sentence on calibration beside inference."""
+    parts = [f"{row['calibration_ms'] / row['inference_ms']:.2f} ({name})" for name, row in found.items()]
+    return f"An image of calibration takes so many times an image of plain inference on the same two cores: {', '.join(parts)}.\n"
+
+
 PAGE = """# Benchmarks
 
-    make bench                               # an hour or so on two cores; writes this page
+    make bench                               # 45 minutes or so on two idle cores; writes this page
+    make bench-peers                         # NNCF and ModelOpt beside ours, half an hour more
     make bench BENCH="tests/bench -k cost"   # some of it; the results of others stay
 
 What was measured stands in `benchmarks.json`, by kind of processor, since whether one has VNNI decides how fast INT8 is on it. The
@@ -123,6 +176,17 @@ min-max ranges, per-channel weights: S8S8 symmetric, U8S8 with zero points.
 {accuracy}
 372 images resolve 0.3 points of agreement, and top-1 has a standard error of about 2 points.
 
+Beside other quantizers, each in an environment of its own (`make bench-peers`: NNCF 3.4.0, ModelOpt 0.47.0), by the same protocol, with the
+seconds each took. NNCF signed and ModelOpt are TensorRT-valid as `int8` is; the other two have uint8 activations as `int8-cpu` has:
+
+{peers}
+Without images of the application, agreement / dB of `int8` with ranges by mean square error and `--effort balanced`:
+
+{no_data}
+Untrained networks, whose weights are not packaged; `plain` rounds weights to the nearest and leaves biases alone, `fast` corrects biases;
+24 photos to calibrate on, 8 other crops to judge by:
+
+{untrained}
 ## Latency
 
 Batch 1, 2 threads, onnxruntime on the CPU; in brackets the ratio of the fastest runs, which neighbours on
@@ -133,6 +197,9 @@ the machine disturb least. ResNet-50 has untrained weights, whose values do not 
 Both backends in turns in one run, onnxruntime's threads not spinning between its turns, as shares of fp32 on onnxruntime:
 
 {openvino}
+The same beside the network that NNCF quantized for OpenVINO (`make bench-peers`):
+
+{peers_speed}
 What a session of ours adds:
 
 {overhead}
@@ -144,7 +211,9 @@ What a session of ours adds:
 Reading, calibrating on 128 images of the sample and writing the graph, EfficientNet-Lite0:
 
 {calibration}
-{memory}"""
+{memory}
+{job}
+{speed}"""
 
 
 def main() -> None:
@@ -158,6 +227,12 @@ def main() -> None:
         "cost": latest(rows, ["cost"], cost),
         "calibration": latest(rows, ["calibration"], calibration),
         "memory": latest(rows, ["memory"], memory),
+        "peers": latest(rows, [f"peers_{name}" for name in LITES], peers),
+        "peers_speed": everywhere(rows, [f"peers_speed_{name}" for name in TIMED], ratios),
+        "no_data": latest(rows, [f"no_data_{name}" for name in LITES], no_data),
+        "untrained": latest(rows, [f"untrained_{name}" for name in UNTRAINED], untrained),
+        "job": latest(rows, ["pipeline"], job),
+        "speed": latest(rows, ["calibration_speed"], speed),
     }
     (ROOT / "docs" / "BENCHMARKS.md").write_text(PAGE.format(**parts))
 

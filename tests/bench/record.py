@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SAMPLE = Path(os.environ.get("EDGECNN_IMAGENET_SAMPLE", ROOT.parent / "shared" / "imagenet-sample"))
 RESULTS = ROOT / "build" / "bench"
+UNTRAINED = ("seresnet50", "efficientnet_b0", "densenet121", "googlenet", "vgg16", "deform_resnet50_v2")
+"""Networks of the zoo without packaged weights that the quantizer is tried on."""
 
 
 KEPT = ROOT / "docs" / "benchmarks.json"
@@ -163,6 +165,65 @@ def memory(path: str, images: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start}
 
 
+def pipeline(name: str, images: str) -> dict[str, float]:
+    """Do the whole main job with its defaults, ``export NAME --int8 --calib FOLDER``: untrained weights, shifted copies of the photos."""
+    from itertools import cycle, islice
+
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from edgecnn import zoo
+    from edgecnn.calib import Photos
+    from edgecnn.pipeline import PipelineConfig, run
+
+    torch.set_num_threads(2)
+    spec, count = zoo.find(name), int(images)
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = Path(folder) / "pictures"
+        pictures.mkdir()
+        for number, pixels in enumerate(islice(cycle(list(Photos(spec.preprocess).pixels())), count + 32)):
+            Image.fromarray(np.roll(pixels, number, axis=1)).save(pictures / f"{number:04}.jpg")
+        config = PipelineConfig(
+            weights="random", int8=True, target="cpu", calib=str(pictures), calib_images=count, use_cache=False
+        )
+        start = time.perf_counter()
+        outcome = run(spec, config, to=Path(folder) / "bundle")
+        return {"seconds": time.perf_counter() - start, "quantize_s": outcome.seconds["quantize"]}
+
+
+def calibration_beside_inference(path: str, images: str) -> dict[str, float]:
+    """Run a network over images, and calibrate on them, in turns; the fastest pass of each, ms an image."""
+    import numpy as np
+
+    from edgecnn.calib.collect import collect
+    from edgecnn.calib.data import InMemory
+    from edgecnn.onnxio import load_ir, open_model
+    from edgecnn.quantize import QuantizeConfig, plan
+    from edgecnn.runtime.ort import OrtOptions, OrtSession
+
+    model = open_model(Path(path))
+    placement = plan(load_ir(model.path), QuantizeConfig())
+    arrays = np.random.default_rng(0).standard_normal((int(images), 3, 224, 224), dtype=np.float32)
+    samples = InMemory(arrays)
+    least = {"inference_ms": float("inf"), "calibration_ms": float("inf")}
+    with OrtSession(model.path, OrtOptions(threads=2)) as session:
+
+        def infer() -> None:
+            for feed in samples:
+                session.run(feed)
+
+        def calibrate() -> None:
+            collect(model.path, samples, placement.measured, placement.weight_inputs, threads=2)
+
+        for _ in range(5):
+            for key, work in (("inference_ms", infer), ("calibration_ms", calibrate)):
+                start = time.perf_counter()
+                work()
+                least[key] = min(least[key], 1e3 * (time.perf_counter() - start) / len(samples))
+    return least
+
+
 def peak_mb() -> float:
     """Return this program's peak memory. ``ru_maxrss`` would be that of the process it was forked from, where that is larger."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -170,7 +231,10 @@ def peak_mb() -> float:
     return int(found[1]) / 1024
 
 
-JOBS = {job.__name__: job for job in (export_and_quantize, calibrate, calibrate_peer, memory)}
+JOBS = {
+    job.__name__: job
+    for job in (export_and_quantize, calibrate, calibrate_peer, memory, pipeline, calibration_beside_inference)
+}
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))

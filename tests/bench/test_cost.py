@@ -9,6 +9,7 @@ from record import SAMPLE, apart, record
 
 from edgecnn import zoo
 from edgecnn.export import export
+from edgecnn.simplify import simplify
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3000)]
 
@@ -18,6 +19,13 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return EfficientNet-Lite0 in float, with trained weights."""
     built = zoo.build(zoo.find("efficientnet_lite0"))
     return export(built.module, built.spec, to=tmp_path_factory.mktemp("lite0") / "fp32.onnx").path
+
+
+@pytest.fixture(scope="module")
+def resnet50(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return ResNet-50 in float, untrained, simplified."""
+    built, folder = zoo.build(zoo.find("resnet50"), "random"), tmp_path_factory.mktemp("resnet50")
+    return simplify(export(built.module, built.spec, to=folder / "a.onnx"), to=folder / "fp32.onnx").model.path
 
 
 def test_export_and_quantize() -> None:
@@ -51,3 +59,19 @@ def test_memory_does_not_grow_with_the_images(lite0: Path) -> None:
     found = {count: apart("memory", str(lite0), count) for count in ("128", "2048")}
     record("memory", found)
     assert found["2048"]["peak_mb"] < 1.05 * found["128"]["peak_mb"]
+
+
+def test_the_whole_job_takes_no_more_memory_for_more_images() -> None:
+    found = {count: apart("pipeline", "resnet50", count) for count in ("128", "512")}
+    record("pipeline", found)
+    assert found["512"]["peak_mb"] < 1500
+    assert found["512"]["peak_mb"] < 1.05 * found["128"]["peak_mb"]
+
+
+def test_calibration_costs_little_more_than_inference(lite0: Path, resnet50: Path) -> None:
+    """An image of calibration beside one of plain inference on the same two cores."""
+    paths = {"efficientnet_lite0": lite0, "resnet50": resnet50}
+    found = {name: apart("calibration_beside_inference", str(path), "32") for name, path in paths.items()}
+    record("calibration_speed", found)
+    for row in found.values():
+        assert row["calibration_ms"] < 1.3 * row["inference_ms"]

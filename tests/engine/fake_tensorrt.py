@@ -13,7 +13,9 @@ import hashlib
 import inspect
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, get_type_hints
@@ -302,6 +304,7 @@ class ICudaEngine(Guarded):
             return
         self._digest, self._stripped = found[1].decode(), b"'STRIP_PLAN'" in plan
         self._session = OrtSession(self._module.edit(GRAPHS[self._digest]))
+        self._seconds = self._module.delay(GRAPHS[self._digest])
         self._profile = ast.literal_eval(found[2].decode())[0]
         self._ports = {port.name: port for port in (*self._session.inputs, *self._session.outputs)}
 
@@ -376,6 +379,7 @@ class IExecutionContext(Guarded):
         shapes, addresses = dict(self._shapes), dict(self._addresses)
 
         def kernel() -> None:
+            time.sleep(engine._seconds)
             ports = engine._ports
             feed = {name: module.cuda.read(addresses[name], shape, ports[name].dtype) for name, shape in shapes.items()}
             for name, result in engine._session.run(feed).items():
@@ -503,6 +507,7 @@ def fake(version: str, *, inspection: Mapping[str, Any] | str = "", failure: str
     module: Any = ModuleType("tensorrt")
     module.__version__ = version
     module.ILogger, module.IProgressMonitor, module.IProfiler = ILogger, IProgressMonitor, IProfiler
+    module.__spec__ = ModuleSpec("tensorrt", None)  # torch looks for it
     for base in CLASSES:
         has = frozenset(names[base.__name__])
         setattr(module, base.__name__, type(base.__name__, (base,), {"_has": has, "_module": module}))
@@ -512,6 +517,7 @@ def fake(version: str, *, inspection: Mapping[str, Any] | str = "", failure: str
     module.failure, module.no_gpu, module.configs, module.loaded = failure, no_gpu, [], []
     module.cuda, module.runtimes, module.contexts, module.no_context, module.run_failure = None, [], [], False, ""
     module.change, module.edit, module.missing_weights = (lambda array: array), (lambda graph: graph), ()
+    module.delay = lambda graph: 0.0  # seconds that a run of a graph takes besides
     module.complain = lambda text: module.runtimes[-1]._logger.log(SimpleNamespace(name="ERROR"), text)
     return module
 

@@ -19,6 +19,7 @@ from edgecnn.onnxio import load_ir, open_model
 from edgecnn.quantize import QuantizeConfig, quantize, statistics_for
 from edgecnn.quantize.correct import ErrorFeedback, MatchedBias
 from edgecnn.quantize.correct.layer import read_layer
+from edgecnn.quantize.correct.rounding import descend
 from edgecnn.quantize.correct.segments import Walk
 from edgecnn.quantize.qdq import quantize_weight
 from edgecnn.runtime import OrtSession
@@ -68,6 +69,53 @@ def test_more_scales_never_raise_the_error() -> None:
     weight, gram = np.random.default_rng(3).standard_normal((16, 1, 9)).astype(np.float32), correlated(16, 9)
     one, many = (output_error(weight, *m.round(weight, gram.copy()), gram) for m in (NEAREST, ErrorFeedback(scales=16)))
     assert many < one
+
+
+@pytest.mark.parametrize(("groups", "outputs", "inputs"), [(1, 16, 150), (4, 8, 36), (32, 1, 9)])
+def test_sweeps_lower_the_error_of_every_channel_or_leave_it(groups: int, outputs: int, inputs: int) -> None:
+    weight = np.random.default_rng(4).standard_normal((groups, outputs, inputs)).astype(np.float32)
+    gram = correlated(groups, inputs)
+
+    def errors(sweeps: int) -> Array:
+        integers, scale = ErrorFeedback(sweeps=sweeps, damping=1e-6).round(weight, gram.copy())
+        assert integers.dtype == np.int8
+        assert scale.dtype == np.float32
+        error = integers * scale[:, :, None] - weight
+        return ((error @ gram) * error).sum(axis=2)
+
+    before, once, often = errors(0), errors(1), errors(8)
+    assert (once <= before * 1.001).all()
+    assert (often <= once * 1.001).all()
+    assert often.sum() < 0.99 * before.sum()
+
+
+def test_a_sweep_finds_the_best_integer_of_each_input() -> None:
+    generator = np.random.default_rng(7)
+    factor = np.linalg.cholesky(correlated(1, 3)[0].astype(np.float64))[None].astype(np.float32)
+    weight = generator.standard_normal((1, 20, 3)).astype(np.float32)
+    scale = np.full((1, 20), 0.3, np.float32)
+    start = np.rint(weight / scale[:, :, None]).astype(np.int8)
+    integers, scale = descend(weight, start, scale, factor, 50)
+
+    def error(tried: Array) -> Array:
+        return np.square((weight - tried * scale[:, :, None]) @ factor).sum(axis=2)
+
+    best = error(integers)
+    for index in range(3):
+        for step in (-1, 1):
+            moved = integers.astype(np.int32)
+            moved[:, :, index] += step
+            assert (error(moved) >= best * 0.999 - 1e-9).all(), "a better integer was left"
+
+
+def test_sweeps_leave_channels_without_weights_and_dead_inputs() -> None:
+    weight = np.array([[[1.0, -0.5, 0.25], [0.0, 0.0, 0.0]]], np.float32)
+    gram = np.diag([1.0, 0.0, 1.0]).astype(np.float32)[None]
+    integers, scale = ErrorFeedback(sweeps=3).round(weight, gram)
+    assert np.abs(integers[0, 0] * scale[0, 0] - weight[0, 0]).max() < 0.01
+    assert not integers[0, 1].any()
+    assert np.isfinite(scale).all()
+    assert (scale > 0).all()
 
 
 @pytest.mark.parametrize("gram", [np.zeros((1, 4, 4)), np.diag([1.0, 1.0, 1.0, -0.05])[None]])

@@ -173,7 +173,7 @@ def test_a_static_batch_is_filled_and_its_padding_not_counted(
     [
         ({"scheme": "int4"}, "int8, int8-cpu"),
         ({"concat": "one"}, "separate, shared"),
-        ({"effort": "max"}, "fast, balanced"),
+        ({"effort": "most"}, "fast, balanced, max"),
         ({"depthwise": "float"}, "depthwise must be True or False"),
         ({"method": "mse"}, "must be a Method"),
         ({"keep_float": ("(",)}, "not a regular expression"),

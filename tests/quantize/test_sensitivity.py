@@ -17,6 +17,7 @@ from edgecnn.errors import DataError
 from edgecnn.export import ExportConfig, export
 from edgecnn.pipeline.budget import HeldOut, Within, within_budget
 from edgecnn.quantize import QuantizeConfig, QuantizeResult, statistics_for
+from edgecnn.quantize.known import Known
 from edgecnn.quantize.search import Budget, Search
 from edgecnn.quantize.sensitivity import cheapest_first, exactly, logits_of, sensitivities
 from edgecnn.spec import ModelSpec, Preprocess, TensorSpec
@@ -117,6 +118,47 @@ def test_a_budget_that_cannot_be_kept_is_a_result(model: OnnxModel, statistics: 
     assert not found
     assert made.model.path.exists()
     assert found.best.sqnr_db == max(trial.sqnr_db for trial in found.trials)
+
+
+def test_a_budget_search_that_was_cut_goes_on_where_it_was(
+    model: OnnxModel, statistics: Statistics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgecnn.pipeline import budget
+
+    asked: list[Path] = []
+    real = budget._Measure.of
+
+    def attempt(most: int) -> tuple[QuantizeResult, Search]:
+        def cut(self: budget._Measure, path: Path) -> tuple[float, float]:
+            if len(asked) == most:
+                raise KeyboardInterrupt
+            asked.append(path)
+            return real(self, path)
+
+        monkeypatch.setattr(budget._Measure, "of", cut)
+        how = Within(budget=Budget(min_sqnr_db=140), held_out=HeldOut(samples(4, 2)), cache=tmp_path)
+        return within_budget(model, samples(8, 0), CONFIG, how, to=tmp_path / "q.onnx", statistics=statistics)
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(2)
+    _, first = attempt(99)
+    assert len(asked) == len(first.trials), "none was measured twice"
+    made, again = attempt(0)
+    assert again == first, "a second search measures nothing"
+    floats = {decision.node for decision in made.placement.decisions if not decision.quantized}
+    assert set(again.restored) <= floats, "and makes the graph"
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a": [1]}', "{", '{"a": "x"}'])
+def test_a_damaged_file_of_trials_counts_as_absent(text: str, tmp_path: Path) -> None:
+    from edgecnn.pipeline.budget import _measured
+
+    empty = Known(tmp_path, "trials", ["key"], _measured)
+    assert empty.path is not None
+    empty.path.write_text(text)
+    assert not Known(tmp_path, "trials", ["key"], _measured).values
+    empty.add("whole", ("0.5", "inf"))
+    assert Known(tmp_path, "trials", ["key"], _measured).values == {"whole": ("0.5", "inf")}
 
 
 def test_a_static_batch_is_filled(tmp_path: Path) -> None:

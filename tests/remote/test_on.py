@@ -176,21 +176,16 @@ def test_an_interpreter_without_edgecnn(server: sshd.Server, cli: Cli, bundle: P
     assert "/usr/bin/python3 has no edgecnn: install it there" in line or "edge: " in line
 
 
-def test_bench_there_is_printed_as_here(server: sshd.Server, cli: Cli, bundle: Path, tmp_path: Path) -> None:
-    from edgecnn.bench import BenchResult
-
-    quick = ("--duration", "0.1s", "--warmup", "0.1s", "--threads", "1", "--no-roofline")
-    place = tmp_path / "bench.csv"
-    result = cli(
-        "bench", *ON, *quick, "--compare", "fp32", "int8-cpu@onnxruntime", "--csv", place, "--json", "--", bundle
-    )
+def test_bench_there_and_its_table_here(server: sshd.Server, cli: Cli, bundle: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "table.csv"
+    options = ("--count", "20", "--warmup", "50ms", "--no-roofline", "--no-telemetry")
+    result = cli("bench", *ON, *options, f"--csv={sheet}", "--variant", "all", "--", bundle)
     assert result.code == 0, result.err
-    found = BenchResult.from_json(result.document)
-    assert [run.label for run in found.runs] == ["fp32@onnxruntime", "int8-cpu@onnxruntime"]
-    assert found.comparisons[0].text
-    assert place.read_text().count("\n") == 3
-    text = cli("bench", *ON, *quick, "--", bundle)
-    assert text.code == 0, text.err
-    assert "int8-cpu@onnxruntime" in text.out
-    assert "images/s" in text.out
-    assert server.leftovers() == []
+    assert "p50 ms" in result.out
+    assert "int8-cpu" in result.out
+    assert len(sheet.read_text().splitlines()) >= 3
+    assert len(json.loads((bundle / "results/edge/bench.json").read_text())["result"]["runs"]) == 2
+    pair = ("--compare", f"{bundle}:fp32", f"{bundle}:int8-cpu@onnxruntime")
+    compared = cli("bench", *ON, *options, *pair, "--json", "--", bundle)
+    assert compared.code == 0, compared.err
+    assert len(compared.document["comparisons"]) == 1

@@ -138,7 +138,7 @@ def test_a_truncated_content_of_the_cache_is_replaced(link: Link, server: sshd.S
 
 def test_a_cut_while_sending(server: sshd.Server, link: Link, tmp_path: Path) -> None:
     """The connection is cut when the first part has arrived: the rest comes over another one, and the result is whole."""
-    tree, one, data = content(tmp_path, 60_000_000)
+    tree, one, data = content(tmp_path, 30_000_000)
     cuts: list[int] = []
 
     def progress(step: str, done: int, total: int) -> None:

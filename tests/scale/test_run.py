@@ -89,6 +89,15 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(
     assert seen == [2, 3, 4, 5]
 
 
+def test_killed_before_it_could_say_the_result_there_is_nothing_left_to_do(
+    bundle: Path, data: Path, expected: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        at_scale(bundle, data, LOCAL[0], progress=stop_after(5))
+    monkeypatch.setitem(sys.modules, "joblib", None)
+    assert bits(at_scale(bundle, data, LOCAL[0])) == bits(expected)
+
+
 def test_a_variant_more_does_what_it_lacks_and_no_more(
     bundle: Path, data: Path, expected: Evaluation, cache: Path
 ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,11 @@ from edgecnn.errors import DataError
 from edgecnn.onnxio import load_ir, release_memory, scratch_file
 from edgecnn.optional import need
 from edgecnn.progress import Progress, silent
+from edgecnn.quantize.config import Effort
 from edgecnn.quantize.correct.bias import MatchedBias
 from edgecnn.quantize.correct.layer import Layer, read_layer
 from edgecnn.quantize.correct.rounding import ErrorFeedback
-from edgecnn.quantize.correct.segments import Walk, batches
+from edgecnn.quantize.correct.segments import BUDGET, Walk, batches
 from edgecnn.quantize.correct.target import Target
 
 if TYPE_CHECKING:
@@ -31,12 +32,6 @@ __all__ = ["Correction"]
 Array = NDArray[Any]
 WORKERS = 8
 """Samples in work at once, at most."""
-
-VALUES = 1 << 23
-"""Values of a layer's input, patched, that are looked at, about: 32 MB."""
-
-POSITIONS = (16, 128)
-"""The least and the most positions that are looked at in one sample."""
 
 WIDEST = 8192
 """Inputs of a layer above which it stays rounded to nearest: a matrix of so many squared takes 270 MB."""
@@ -54,13 +49,26 @@ class Correction:
 
     Attributes:
         rounding: chooses the integers. ``bias``: chooses the biases.
-        images: samples to look at, at most; fewer where the activations of so many would not fit into the budget of a
-            :class:`~edgecnn.quantize.correct.segments.Walk`.
+        images: samples to look at, at most; fewer where the activations of so many would not fit into ``budget``.
+        budget: bytes that the activations of one graph between two layers may take, about.
+        values: of a layer's input, patched, that are looked at, about, 4 bytes each.
+        positions: the least and the most that are looked at in one sample.
     """
 
     rounding: ErrorFeedback = field(default_factory=ErrorFeedback)
     bias: MatchedBias = field(default_factory=MatchedBias)
     images: int = 128
+    budget: int = BUDGET
+    values: int = 1 << 23
+    positions: tuple[int, int] = (16, 128)
+
+    @classmethod
+    def of(cls, effort: Effort) -> Self:
+        """Return what ``balanced`` and ``max`` mean: the latter looks at more of everything, which takes several times as long."""
+        if effort != "max":
+            return cls()
+        rounding = ErrorFeedback(scales=12, low=0.7, sweeps=4)
+        return cls(rounding=rounding, images=512, budget=3 * BUDGET, values=1 << 25, positions=(32, 512))
 
     def apply(
         self,
@@ -108,7 +116,7 @@ class Correction:
         feeds = list(batches(islice(samples, 0, step * self.images, step), size))
         if not feeds:
             raise DataError(f"{samples.name}: no sample could be read")
-        walks = Walk(plain, layers, feeds, workers), Walk(model, layers, feeds, workers)
+        walks = tuple(Walk(graph, layers, feeds, workers, self.budget) for graph in (plain, model))
         del feeds
         sources, targets = ({str(node.name): node for node in graph.graph} for graph in (plain, model))
         for index, name in enumerate(layers):
@@ -121,9 +129,9 @@ class Correction:
             _let_go(sources[name])
             progress("correct", index + 1, len(layers))
 
-    def _correct(self, layer: Layer, target: Target, walks: tuple[Walk, Walk], index: int, biases: bool) -> None:
+    def _correct(self, layer: Layer, target: Target, walks: tuple[Walk, ...], index: int, biases: bool) -> None:
         """Choose the integers and the bias of one layer."""
-        given, noisy = _patches(layer, target, walks, index)
+        given, noisy = self._patches(layer, target, walks, index)
         wanted = layer.weight @ given
         wanted += layer.bias[:, :, None]
         del given
@@ -138,6 +146,24 @@ class Correction:
             bias = self.bias.fit(wanted, made @ noisy, start, layer.low, layer.high)
         target.write(layer, integers, scale, bias)
 
+    def _patches(self, layer: Layer, target: Target, walks: tuple[Walk, ...], index: int) -> tuple[Array, Array]:
+        """Return patches of a layer's float and of its quantized input, at the same positions, float32 (G, K, positions)."""
+        groups, outputs, inputs = layer.weight.shape
+        exact, rounded = walks[0].held[layer.source], walks[1].held[target.source]
+        feeds = min(len(exact), len(rounded))  # one may have had room for more
+        count = int(
+            np.clip(self.values // (groups * max(outputs, inputs) * feeds * exact[0].shape[0]), *self.positions)
+        )
+        given: list[Array] = []
+        noisy: list[Array] = []
+        for number in range(feeds):
+            seed = index << 32 | number
+            given.append(layer.patches(exact[number], count, seed))
+            noisy.append(layer.patches(target.centred(rounded[number]), count, seed))
+        joined = _joined(noisy)
+        joined *= target.scale
+        return _joined(given), joined
+
 
 def _let_go(node: ir.Node) -> None:
     """Unmap the weights of a node that lie in a file."""
@@ -145,23 +171,6 @@ def _let_go(node: ir.Node) -> None:
         tensor = value.const_value if value is not None else None
         if isinstance(tensor, need("onnx_ir").ExternalTensor):
             tensor.release()
-
-
-def _patches(layer: Layer, target: Target, walks: tuple[Walk, Walk], index: int) -> tuple[Array, Array]:
-    """Return patches of a layer's float and of its quantized input, at the same positions, float32 (G, K, positions)."""
-    groups, outputs, inputs = layer.weight.shape
-    exact, rounded = walks[0].held[layer.source], walks[1].held[target.source]
-    feeds = min(len(exact), len(rounded))  # one may have had room for more
-    count = int(np.clip(VALUES // (groups * max(outputs, inputs) * feeds * exact[0].shape[0]), *POSITIONS))
-    given: list[Array] = []
-    noisy: list[Array] = []
-    for number in range(feeds):
-        seed = index << 32 | number
-        given.append(layer.patches(exact[number], count, seed))
-        noisy.append(layer.patches(target.centred(rounded[number]), count, seed))
-    joined = _joined(noisy)
-    joined *= target.scale
-    return _joined(given), joined
 
 
 def _joined(patches: list[Array]) -> Array:

@@ -36,12 +36,14 @@ class ErrorFeedback:
         damping: added to the Gram matrix's diagonal, relative to its mean.
         scales: how many scales of each channel are tried; the one with the least output error is kept.
         low, high: of them, relative to the scale that just holds the largest weight.
+        sweeps: of :func:`descend` over what was rounded.
     """
 
     damping: float = 0.01
     scales: int = 4
     low: float = 0.85
     high: float = 1.0
+    sweeps: int = 0
 
     def round(self, weight: Array, gram: Array) -> tuple[Array, Array]:
         """Return (int8 weight (G, O, K), float32 scale (G, O)).
@@ -54,6 +56,7 @@ class ErrorFeedback:
         diagonal = np.diagonal(gram, axis1=1, axis2=2).copy()
         order = np.argsort(diagonal, axis=1, kind="stable")  # the largest inputs are rounded first, from the end
         self._factor(gram, diagonal.mean(axis=1), order)
+        pivots = np.diagonal(gram, axis1=1, axis2=2).copy()
         sorted_weight = np.take_along_axis(weight, order[:, None, :], 2)
         peak = np.abs(weight).max(axis=2)
         whole = np.where(peak > 0, peak / 127, 1.0).astype(np.float32)
@@ -64,6 +67,9 @@ class ErrorFeedback:
         scale = np.take_along_axis(tried.reshape(groups, outputs, -1), best, 2)[:, :, 0]
         shaped = integers.reshape(groups, outputs, self.scales, inputs)
         chosen = np.take_along_axis(shaped, best[..., None], 2)[:, :, 0]
+        if self.sweeps:
+            gram *= pivots[:, None, :]
+            chosen, scale = descend(sorted_weight, chosen, scale, gram, self.sweeps)
         return np.take_along_axis(chosen, np.argsort(order, axis=1)[:, None, :], 2), scale
 
     def _factor(self, gram: Array, mean: Array, order: Array) -> None:
@@ -76,6 +82,45 @@ class ErrorFeedback:
                 raise DataError(
                     "weights cannot be corrected: a layer's inputs are not finite; quantize with --effort fast"
                 )
+
+
+def descend(weight: Array, integers: Array, scale: Array, factor: Array, sweeps: int) -> tuple[Array, Array]:
+    """Return integers and scales with no more square error of the output than those given.
+
+    Coordinate descent: each channel gets the scale that is best for its integers, then one input after the other the integer that is
+    best while all others stay; until nothing moves.
+
+    Args:
+        weight: float32 (G, O, K). ``integers``: int8 (G, O, K). ``scale``: float32 (G, O).
+        factor: lower Cholesky factor of the inputs' second moments, (G, K, K).
+        sweeps: over all inputs, at most.
+    """
+    integers = integers.astype(np.float32)
+    energy = np.square(factor).sum(axis=2)
+    wanted = weight @ factor
+    for _ in range(sweeps):
+        made = integers @ factor
+        scale = _best_scale(wanted, made, scale)
+        state, moved = wanted - scale[:, :, None] * made, False
+        for index in range(weight.shape[2] - 1, -1, -1):
+            row = factor[:, index, None, : index + 1]
+            pull = (state[:, :, : index + 1] @ row.transpose(0, 2, 1))[:, :, 0]
+            best = integers[:, :, index] + np.rint(pull / (scale * energy[:, index, None]))
+            step = np.clip(best, -127, 127) - integers[:, :, index]
+            if step.any():
+                moved = True
+                integers[:, :, index] += step
+                state[:, :, : index + 1] -= (step * scale)[:, :, None] * row
+        if not moved:
+            break
+    return integers.astype(np.int8), _best_scale(wanted, integers @ factor, scale)
+
+
+def _best_scale(wanted: Array, made: Array, scale: Array) -> Array:
+    """Return the scale (G, O) that brings ``made`` nearest to ``wanted``, (G, O, K) both; the one given where none does."""
+    size = np.square(made).sum(axis=2)
+    best = (wanted * made).sum(axis=2) / np.where(size > 0, size, 1)
+    return np.where((size > 0) & (best > 0), best, scale).astype(np.float32)
 
 
 def _nearest_plane(weight: Array, scale: Array, factor: Array) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ from edgecnn.runtime.ort import OrtOptions, OrtSession
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["Segment", "Walk", "batches", "cut"]
+__all__ = ["BUDGET", "Segment", "Walk", "batches", "cut"]
 
 Array = NDArray[Any]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgecnn.remote.far.base import inside, object_path, root_of, sha256, supervised
 
-__all__ = ["adopt", "commit", "drop", "hello", "missing", "put", "unlock"]
+__all__ = ["adopt", "commit", "drop", "hello", "hold", "missing", "put", "unlock"]
 
 DAY = 86400.0
 
@@ -62,7 +62,7 @@ def missing(request: dict[str, Any]) -> dict[str, Any]:
             os.utime(path)
         else:
             absent[sha] = 0
-    if absent and not request["session"].acquire(root):
+    if absent and not request["session"].acquire(root, request["client"]):
         return {"busy": True}
     for sha in absent:
         with suppress(FileNotFoundError):
@@ -70,10 +70,15 @@ def missing(request: dict[str, Any]) -> dict[str, Any]:
     return {"missing": absent, "free": shutil.disk_usage(root).free}
 
 
+def hold(request: dict[str, Any]) -> dict[str, Any]:
+    """Keep other clients from sending, while this one sends by other means."""
+    return {"busy": not request["session"].acquire(root_of(request), request["client"])}
+
+
 def put(request: dict[str, Any]) -> dict[str, Any]:
     """Write a part of an arriving content at its place; ``have`` says how much is there where that is less than the place."""
     root = root_of(request)
-    if not request["session"].acquire(root):
+    if not request["session"].acquire(root, request["client"]):
         return {"busy": True}
     path = root / "incoming" / object_path(root, request["sha"]).name
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -90,7 +95,7 @@ def put(request: dict[str, Any]) -> dict[str, Any]:
 def commit(request: dict[str, Any]) -> dict[str, Any]:
     """Check arrived contents against their hash and give them their place; those that are wrong are removed, and named."""
     root = root_of(request)
-    if not request["session"].acquire(root):
+    if not request["session"].acquire(root, request["client"]):
         return {"busy": True}
     bad = []
     for sha in request["shas"]:

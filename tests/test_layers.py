@@ -237,7 +237,8 @@ def run_blocked(code: str, blocked: tuple[str, ...]) -> subprocess.CompletedProc
 @pytest.mark.parametrize(
     "module",
     ["edgecnn", "edgecnn.zoo", "edgecnn.export", "edgecnn.quantize", "edgecnn.calib", "edgecnn.models",
-     "edgecnn.parity", "edgecnn.analysis", "edgecnn.report", "edgecnn.comparison", "edgecnn.engine", "edgecnn.pipeline.engines",
+     "edgecnn.parity", "edgecnn.bench", "edgecnn.analysis", "edgecnn.report", "edgecnn.comparison", "edgecnn.engine",
+     "edgecnn.pipeline.engines",
      "edgecnn.engine.plugins.deform_conv2d", "edgecnn.native.build",
      "edgecnn.scale", "edgecnn.scale.run", "edgecnn.scale.sweep", "edgecnn.scale.executor",
      "edgecnn.pipeline", "edgecnn.remote.fleet", "edgecnn.remote.probe", "edgecnn.pack",

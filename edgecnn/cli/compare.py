@@ -74,7 +74,8 @@ def _check_combination(of_zoo: bool, options: dict[str, Any]) -> None:
     for name, given in wrong.items():
         if given:
             raise click.UsageError(f"{name} goes with {there}.")
-    if of_zoo and (options["backend"] not in ("auto", "onnxruntime") or options["provider"] != "cpu"):
+    of_others = options["backend"] not in ("auto", "onnxruntime") or options["provider"] != "cpu" or options["plugins"]
+    if of_zoo and of_others:
         raise click.UsageError(
             "--zoo --latency runs on onnxruntime's CPU kernels: compare bundles to choose a backend."
         )
@@ -96,7 +97,7 @@ def _of_bundles(bundles: tuple[Path, ...], options: dict[str, Any], progress: An
 
     config = BundleConfig(
         variants=options["variants"],
-        options=session_options(options["backend"], options["threads"], options["provider"]),
+        options=session_options(options["backend"], options["threads"], options["provider"], options["plugins"]),
         data=options["data"],
         limit=options["limit"] or 0,
         seconds=options["seconds"],

@@ -51,6 +51,7 @@ def bench_sections(result: BenchResult) -> Iterator[str]:
         f"<p class='lead'>{escape(told)}</p>",
         html.table(found),
         html.bullets([*verdicts, *asides]),
+        beside=html.controls("runs", "variant or backend", kind="int8", label="INT8 only"),
         ident="latency",
     )
     yield from _distributions(result.runs)
@@ -89,7 +90,8 @@ def _row(run: Run) -> Row:
             _milliseconds(run.start_up.first_ms),
             _milliseconds(run.start_up.load_ms),
             cell(run.memory.rss_peak_mb, html.number(run.memory.rss_peak_mb, 0)),
-        ]
+        ],
+        kind="int8" if run.precision.startswith("int8") else "float",
     )
 
 

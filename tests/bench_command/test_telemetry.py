@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import stat
 import sys
 import time
@@ -105,6 +106,30 @@ def test_older_boards() -> None:
 @pytest.mark.parametrize("line", ["", "tegrastats: not found", "RAM", "CPU [1%@2]", "\x00\xff", "RAM x/yMB"])
 def test_other_lines_are_no_reading(line: str) -> None:
     assert parse_tegrastats(line) is None
+
+
+def test_damaged_lines_never_raise() -> None:
+    draw = random.Random(4)
+    whole = [line for path in sorted(LOGS.glob("tegrastats-*.txt")) for line in path.read_text().splitlines()]
+    header, *rows = (LOGS / "nvidia-smi-dgpu.csv").read_text().splitlines()
+    clocks = (LOGS / "jetson_clocks-nano.txt").read_text()
+
+    def damaged(text: str) -> str:
+        for _ in range(draw.randint(1, 6)):
+            place = draw.randrange(len(text) + 1)
+            text = (
+                text[:place]
+                + draw.choice(["", "@", "%", "-", "x", "9" * 400, "[", "]", ",", " ", "\x00", "٣"])
+                + text[place + draw.randint(0, 3) :]
+            )
+        return text
+
+    understood = 0
+    for _ in range(3000):
+        understood += parse_tegrastats(damaged(draw.choice(whole))) is not None
+        parse_smi(header, damaged(rows[0]))
+        parse_clocks(damaged(clocks))
+    assert 0 < understood < 3000
 
 
 def test_power_modes() -> None:

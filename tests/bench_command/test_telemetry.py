@@ -145,6 +145,8 @@ def test_jetson_clocks() -> None:
     nano = parse_clocks((LOGS / "jetson_clocks-nano.txt").read_text())
     assert set(nano) == {"cpu0", "cpu1", "gpu", "memory"}  # two cores are off
     assert nano["gpu"] == Clock(lowest=76.8, highest=614.4)
+    assert nano["memory"] == Clock(lowest=204.0, highest=1600.0)
+    assert parse_clocks("EMC MinFreq=204000000 MaxFreq=3199000000 FreqOverride=0")["memory"].highest == 3199.0
     assert [name for name, clock in nano.items() if not clock.locked] == ["gpu", "memory"]
     locked = parse_clocks((LOGS / "jetson_clocks-nano-locked.txt").read_text())
     assert all(clock.locked for clock in locked.values())

@@ -100,7 +100,7 @@ def parse_clocks(text: str) -> dict[str, Clock]:
     """Return the limits of the processor, GPU and memory that ``jetson_clocks --show`` prints; cores that are off are left out."""
     clocks: dict[str, Clock] = {}
     for name, rest in re.findall(r"^\s*(cpu\d{1,9}|GPU|EMC):? (.*)$", text, re.MULTILINE):
-        found = re.search(r"MinFreq=(\d{1,9}) MaxFreq=(\d{1,9})", rest)
+        found = re.search(r"MinFreq=(\d{1,15}) MaxFreq=(\d{1,15})", rest)
         if not found or "Online=0" in rest:
             continue
         divisor = 1e3 if name.startswith("cpu") else 1e6  # cores in kHz, the others in Hz

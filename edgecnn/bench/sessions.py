@@ -22,7 +22,7 @@ from edgecnn.runtime.session import Session
 from edgecnn.runtime.tensorrt import Rebuild, TensorRtFlavour, TensorRtOptions
 from edgecnn.runtime.trt_api import module_of
 
-__all__ = ["Cell", "Ready", "options_of", "ready"]
+__all__ = ["Cell", "Ready", "cell_of", "options_of", "ready"]
 
 _PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider")}
 

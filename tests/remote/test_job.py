@@ -17,6 +17,7 @@ from test_transport import device
 
 from edgecnn.errors import RemoteError
 from edgecnn.remote.job import Job
+from edgecnn.remote.run import _alone
 from edgecnn.remote.transport import Cancelled, Link
 
 COUNT = """
@@ -145,6 +146,19 @@ def test_a_client_that_comes_back_too_late_is_told(server: sshd.Server) -> None:
         job.run([[sys.executable, "-c", code]], listen=listen)
     assert said == ["go"]
     assert server.leftovers() == []
+
+
+def test_a_result_is_kept_while_its_client_waits_for_others(server: sshd.Server) -> None:
+    """Devices of a fleet write into one bundle in turns, which may take longer than the grace."""
+    lock = threading.Lock()
+    with Link(device(server, grace=2.0)) as link, Job(link) as job:
+        job.run([[sys.executable, "-c", "print('{}')"]], listen=print)
+        lock.acquire()
+        timer = threading.Timer(4.0, lock.release)
+        timer.start()
+        with _alone(job, lock):
+            assert job.document() == {}
+        timer.join()
 
 
 def test_files_come_back_checked(server: sshd.Server, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def _devices(target: str, python: str | None, wheelhouse: Path | None) -> tuple[
 
 def _run(command: click.Command, ctx: click.Context, devices: Sequence[Device], target: str) -> int:
     """Run on the devices and print what came of it."""
-    from edgecnn.cli.remote_show import show
+    from edgecnn.cli.remote_show import headline, show
     from edgecnn.remote.fleet import run_fleet, worst
     from edgecnn.remote.run import prepare
 
@@ -99,6 +99,8 @@ def _run(command: click.Command, ctx: click.Context, devices: Sequence[Device], 
         emit({} if document is None else document)
     elif document is not None and "error" not in document:  # the device has said it on stderr
         show(verb, document)
+    elif document is None:
+        warn(f"{answer.device.name}: {headline(verb, document)}")
     return answer.value.code
 
 
@@ -106,7 +108,8 @@ def _run(command: click.Command, ctx: click.Context, devices: Sequence[Device], 
 def _stoppable() -> Iterator[None]:
     """Let SIGTERM and SIGHUP do what Ctrl-C does, so that the device's job ends at once and not after its grace."""
     signs = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
-    before = [(sign, signal.signal(sign, signal.default_int_handler)) for sign in signs]
+    heeded = [sign for sign in signs if signal.getsignal(sign) is not signal.SIG_IGN]  # nohup
+    before = [(sign, signal.signal(sign, signal.default_int_handler)) for sign in heeded]
     try:
         yield
     finally:

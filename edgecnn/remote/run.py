@@ -321,9 +321,9 @@ def _fetch_engines(job: Job, index: int, prepared: Prepared, device: Device, *, 
         job.fetch(f"{place}/{MANIFEST}", sha, size, manifest)
         theirs = Manifest.parse(manifest.read_bytes())
         engines: list[tuple[str, Engine]] = []
-        for record in theirs.engines.values():
+        for name, record in theirs.engines.items():
             file = theirs.files[record.file]
-            if record.file in tree.files and tree.files[record.file].sha256 == file.sha256:
+            if bundle.manifest.engines.get(name) == record and tree.files[record.file].sha256 == file.sha256:
                 continue
             found = job.files([f"{place}/{record.file}"], keep=True)
             if found.get(f"{place}/{record.file}") != (file.sha256, file.bytes):
@@ -335,7 +335,7 @@ def _fetch_engines(job: Job, index: int, prepared: Prepared, device: Device, *, 
         if not engines:
             return []
         target = _copy_of(bundle, device) if own_copy else Bundle.open(bundle.path, allow_unverified=True)
-        add_engines(target, engines)
+        add_engines(target, engines, notes=[note for note in theirs.notes if note not in bundle.manifest.notes])
     return [f"{device.name}: its engines are in {target.path}"] if own_copy else []
 
 

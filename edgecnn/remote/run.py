@@ -6,7 +6,8 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -166,12 +167,23 @@ def run_on(
             )
             document = job.document()
             translated = None if document is None else _translate(document, lines.back)
-            with store or threading.Lock():
+            with _alone(job, store or threading.Lock()):
                 notes = _bring_back(job, prepared, device, own_copy=own_copy)
                 outcome = Outcome(
                     device=device, document=translated, sent=sent, ended=ended, reconnected=link.reconnected, notes=notes
                 )  # fmt: skip
                 return _keep(outcome, prepared)
+
+
+@contextmanager
+def _alone(job: Job, store: threading.Lock) -> Iterator[None]:
+    """Hold a lock, keeping the device's job for as long as that takes to get."""
+    while not store.acquire(timeout=1.0):
+        job.keep()
+    try:
+        yield
+    finally:
+        store.release()
 
 
 class _Lines:

@@ -25,7 +25,7 @@ demo: setup ## the main job on trained weights: export EfficientNet-Lite0 to INT
 	$(BIN)/edgecnn predict build/demo/efficientnet_lite0-int8 tests/data/cat.jpg
 
 # What some tests drive: a browser, an ssh server, a C++ toolchain. CI installs them; elsewhere these tests are skipped, and say so.
-DEBIAN := chromium openssh-server rsync cmake g++ nlohmann-json3-dev zlib1g-dev
+DEBIAN := chromium openssh-server rsync cmake g++ nlohmann-json3-dev zlib1g-dev libjpeg-dev libpng-dev
 
 system: ## the Debian packages that some tests need (as root, with apt-get)
 	@missing=$$(for name in $(DEBIAN); do dpkg -s $$name >/dev/null 2>&1 || echo $$name; done); \
@@ -78,8 +78,9 @@ bench-peers: setup $(PEERS)/nncf/.ready $(PEERS)/modelopt/.ready ## measure NNCF
 	rm -rf build/bench
 	$(BIN)/python -m pytest -m bench_peers $(or $(BENCH),tests/bench); status=$$?; $(BIN)/python tests/bench/page.py; exit $$status
 
-gpu: setup ## what needs an NVIDIA GPU: the plugin's kernels against their goldens and other forms (docs/GPU.md)
-	$(BIN)/python -m pytest -m gpu tests
+gpu: setup ## what needs an NVIDIA GPU, beside the CPU: onnxruntime's CUDA provider, engines, the plugin (docs/GPU.md)
+	rm -rf build/gpu
+	$(BIN)/python -m pytest -m gpu $(or $(GPU),tests); status=$$?; $(BIN)/python tests/gpu/page.py; exit $$status
 
 clean: ## remove what was built, not the .venv
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -23,6 +23,7 @@ from edgecnn.spec import TensorSpec
 __all__ = [
     "Engine",
     "EngineFacts",
+    "EngineSpeed",
     "Lineage",
     "OnnxModel",
     "atomic_file",
@@ -102,6 +103,26 @@ class OnnxModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineSpeed:
+    """How long an engine took, measured in turns with others on the GPU that built it.
+
+    Attributes:
+        milliseconds: of one run at the profile's best shape, with the copies from and to the host: the median.
+        ratio: to the time of ``baseline``, another variant's engine, in the same rounds.
+        gpu: its name and compute capability.
+    """
+
+    milliseconds: float
+    ratio: float
+    baseline: str
+    gpu: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineFacts:
     """What decides whether a plan runs somewhere, and how it came about.
 
@@ -116,6 +137,7 @@ class EngineFacts:
         model_sha256: of the graph. ``timing_cache_sha256``: of the timing cache after the build, "" without one.
         seconds: that the build took.
         audit: which layers have which precision, JSON; ``passed`` says whether it is what was asked for.
+        speed: if it was measured.
     """
 
     flavour: str
@@ -131,6 +153,7 @@ class EngineFacts:
     timing_cache_sha256: str
     seconds: float
     audit: Mapping[str, Any]
+    speed: EngineSpeed | None = None
 
     def __post_init__(self) -> None:
         """Freeze the mappings."""
@@ -158,6 +181,7 @@ class EngineFacts:
             "timing_cache_sha256": self.timing_cache_sha256,
             "seconds": self.seconds,
             "audit": dict(self.audit),
+            "speed": None if self.speed is None else self.speed.to_json(),
         }
 
 

@@ -154,12 +154,13 @@ def pack(destination: Path, contents: BundleContents, *, force: bool = False) ->
     return Bundle.open(destination, allow_unverified=True)
 
 
-def add_engines(bundle: Bundle, engines: Sequence[tuple[str, Engine]]) -> Bundle:
+def add_engines(bundle: Bundle, engines: Sequence[tuple[str, Engine]], *, notes: Sequence[str] = ()) -> Bundle:
     """Put engines into a bundle, whole or not at all, and open it; one of the same variant and flavour is replaced.
 
     Args:
         bundle: on disk; its other files are copied as they are.
         engines: (variant, engine), built from that variant's graph.
+        notes: for the manifest, ``<about what>: ...``; older ones about the same are replaced.
 
     Raises:
         OutputError: the bundle's folder cannot be written, or holds files that are not the bundle's.
@@ -177,8 +178,10 @@ def add_engines(bundle: Bundle, engines: Sequence[tuple[str, Engine]]) -> Bundle
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(regular_file(path, name)[0], folder / name)
         records = [_put_engine(folder, variant, engine) for variant, engine in engines]
+        about = {note.partition(":")[0] for note in notes}
         changed = replace(
             manifest,
+            notes=(*(note for note in manifest.notes if note.partition(":")[0] not in about), *notes),
             engines={**manifest.engines, **_by_name(records)},
             files={**manifest.files, **{record.file: _record(folder / record.file) for record in records}},
         )

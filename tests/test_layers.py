@@ -19,7 +19,19 @@ LAYERS = (
     ("runtime", "onnxio"),
     ("models", "calib", "weights", "native"),
     ("zoo", "export", "simplify", "passes", "quantize", "fp16", "engine"),
-    ("report", "remote", "pack", "bench", "parity", "analysis", "comparison", "inspection", "doctor", "testing"),
+    (
+        "report",
+        "remote",
+        "pack",
+        "package",
+        "bench",
+        "parity",
+        "analysis",
+        "comparison",
+        "inspection",
+        "doctor",
+        "testing",
+    ),
     ("pipeline",),
     ("scale",),
     ("cli",),
@@ -36,8 +48,11 @@ ALLOWED_SIBLINGS = {
     ("comparison", "bench"),  # it measures
     ("comparison", "parity"),  # and evaluates
     ("report", "analysis"),  # a page shows what was found
+    ("report", "bench"),  # likewise
     ("remote", "pack"),  # what a device made goes into the bundle
     ("report", "comparison"),
+    ("report", "parity"),
+    ("report", "bench"),
 }
 
 ROOMS = {
@@ -222,7 +237,8 @@ def run_blocked(code: str, blocked: tuple[str, ...]) -> subprocess.CompletedProc
 @pytest.mark.parametrize(
     "module",
     ["edgecnn", "edgecnn.zoo", "edgecnn.export", "edgecnn.quantize", "edgecnn.calib", "edgecnn.models",
-     "edgecnn.parity", "edgecnn.analysis", "edgecnn.report", "edgecnn.comparison", "edgecnn.engine", "edgecnn.pipeline.engines",
+     "edgecnn.parity", "edgecnn.bench", "edgecnn.analysis", "edgecnn.report", "edgecnn.comparison", "edgecnn.engine",
+     "edgecnn.pipeline.engines",
      "edgecnn.engine.plugins.deform_conv2d", "edgecnn.native.build",
      "edgecnn.scale", "edgecnn.scale.run", "edgecnn.scale.sweep", "edgecnn.scale.executor",
      "edgecnn.pipeline", "edgecnn.remote.fleet", "edgecnn.remote.probe", "edgecnn.pack",

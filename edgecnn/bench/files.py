@@ -10,9 +10,8 @@ from typing import Any
 
 from edgecnn.artifacts import atomic_file
 from edgecnn.bench.result import BenchResult, Run
-from edgecnn.errors import OutputError
 
-__all__ = ["check_place", "csv_text", "write_csv"]
+__all__ = ["csv_text", "write_csv"]
 
 _PLAIN = ("label", "bundle", "model", "variant", "precision", "backend", "batch", "threads", "streams", "end_to_end", "seconds",
           "throughput")  # fmt: skip
@@ -22,17 +21,8 @@ _TELEMETRY = ("joules_per_inference", "energy_source", "power_mode", "clocks_loc
 _ROOFLINE = ("macs", "gmacs", "peak_gmacs", "fraction")
 
 
-def check_place(path: Path) -> None:
-    """Check that a file can be written, before the work that it holds. Raises OutputError."""
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder; give the name of a file")
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
-
-
 def write_csv(result: BenchResult, path: Path) -> None:
     """Write the table, whole or not at all; a file of that name is replaced. Raises OutputError."""
-    check_place(path)
     with atomic_file(path) as stream:
         stream.write(csv_text(result).encode())
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from edgecnn.bench.compare import in_turns, judge
 from edgecnn.bench.config import BenchConfig
 from edgecnn.bench.device import describe
+from edgecnn.bench.layers import engine_layer_times, layer_times
 from edgecnn.bench.loops import Served, Times, arrivals, back_to_back, open_loop
 from edgecnn.bench.memory import peak_mb, rss_mb
 from edgecnn.bench.requests import take_apart
-from edgecnn.bench.result import BenchResult, Comparison, Load, Memory, Run
+from edgecnn.bench.result import BenchResult, Comparison, LayerTime, Load, Memory, Peak, Run
+from edgecnn.bench.roofline import rooflines
 from edgecnn.bench.sessions import Cell, Ready, cell_of, ready
 from edgecnn.bench.statistics import histogram_of, latency_of
 from edgecnn.bench.telemetry import Recorder, Sensors, find_sensors, warnings_of
@@ -23,7 +25,8 @@ from edgecnn.errors import BackendError, UserError
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.bundle import Bundle
 from edgecnn.runtime.choice import ENGINE_BACKENDS
-from edgecnn.runtime.tensorrt import Rebuild
+from edgecnn.runtime.ort import OrtOptions
+from edgecnn.runtime.tensorrt import Rebuild, TensorRtOptions, TensorRtSession
 
 __all__ = ["bench"]
 
@@ -70,6 +73,10 @@ def bench(
             runs = _each(cells, config, sensors, skipped, progress)
     finally:
         sensors.close()
+    peaks: tuple[Peak, ...] = ()
+    if config.roofline and runs:
+        runs, peaks, reasons = rooflines(runs, cells)
+        warnings += reasons
     if not runs:
         raise skipped[0][1]
     warnings += [f"skipped {label}: {error}" for label, error in skipped]
@@ -78,6 +85,7 @@ def bench(
         config=config.to_json(),
         runs=tuple(runs),
         comparisons=comparisons,
+        peaks=peaks,
         warnings=tuple(warnings),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -89,16 +97,17 @@ def _cells(
     """Return the matrix's cells with their labels, and what cannot be one with the reason."""
     cells: list[Cell] = []
     skipped: list[tuple[str, UserError | BackendError]] = []
+    names = _names(bundles)
     for candidate, threads, batch in itertools.product(config.candidates, config.threads, config.batches):
         bundle = bundles[candidate.bundle]
         try:
             cell = cell_of(bundle, candidate, config, batch, threads, rebuild)
         except UserError as error:
             asked = "@".join(text for text in (candidate.variant, candidate.backend) if text)
-            skipped.append((f"{bundle.path.name}:{asked}", error))
+            skipped.append((f"{names[candidate.bundle]}:{asked}", error))
             continue
         label = str(cell.choice).replace(" on ", "@")
-        label = f"{bundle.path.name}:{label}" if len(bundles) > 1 else label
+        label = f"{names[candidate.bundle]}:{label}" if len(bundles) > 1 else label
         label += f" batch {batch}" if len(config.batches) > 1 else ""
         label += f" threads {threads}" if len(config.threads) > 1 else ""
         if all(other.label != label or config.compare for other in cells):
@@ -106,6 +115,12 @@ def _cells(
     if config.compare and len({cell.label for cell in cells}) < len(cells):
         cells = [replace(cell, label=f"{cell.label} #{index}") for index, cell in enumerate(cells, 1)]
     return cells, skipped
+
+
+def _names(bundles: Sequence[Bundle]) -> list[str]:
+    """Return the name of each bundle's folder, its whole path where several have one name."""
+    names = [bundle.path.name for bundle in bundles]
+    return [name if names.count(name) == 1 else str(bundle.path) for name, bundle in zip(names, bundles, strict=True)]
 
 
 def _each(
@@ -217,7 +232,8 @@ def _run(one: Ready, config: BenchConfig, found: Times | Served, load: Load | No
         memory=memory,
         stages={name: latency_of(times) for name, times in apart.items()},
         load=load,
-        warnings=tuple(_warnings(one, load)),
+        layers=_layers(one) if config.profile else (),
+        warnings=tuple(_warnings(one, load, config)),
     )
 
 
@@ -242,9 +258,25 @@ def _load(found: Served, config: BenchConfig, requests: int) -> Load:
     )
 
 
-def _warnings(one: Ready, load: Load | None) -> list[str]:
-    """Return what makes a run doubtful."""
+def _layers(one: Ready) -> tuple[LayerTime, ...]:
+    """Measure the operators, where the backend has a tracer of its own."""
+    cell, feed = one.cell, one.inputs.feeds[0]
+    if isinstance(cell.options, OrtOptions):
+        return layer_times(cell.bundle.model_path(cell.choice.variant), cell.options, feed)
+    if isinstance(cell.options, TensorRtOptions):
+        with cell.bundle.session(
+            cell.choice.variant, cell.choice.backend, allow_unverified=True, options=cell.options
+        ) as session:
+            assert isinstance(session, TensorRtSession)
+            return engine_layer_times(session, feed)
+    return ()
+
+
+def _warnings(one: Ready, load: Load | None, config: BenchConfig) -> list[str]:
+    """Return what makes a run doubtful, and what it lacks."""
     found = [one.inputs.note] if one.inputs.note else []
+    if config.profile and not isinstance(one.cell.options, OrtOptions | TensorRtOptions):
+        found.append(f"layers are not profiled on {one.cell.choice.backend}")
     if not one.start_up.steady:
         found.append(f"latency was not steady after {one.start_up.warmup_ms / 1e3:.1f} s of warming up")
     if load is not None and load.utilisation >= 1:

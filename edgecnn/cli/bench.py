@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgecnn.cli.backend import PROVIDERS
-from edgecnn.cli.output import common_options, console, emit, number, progress_bar, table, warn
+from edgecnn.cli.bench_show import print_result, warn_of
+from edgecnn.cli.output import common_options, emit, progress_bar
+from edgecnn.cli.remote import OnCommand
 
 if TYPE_CHECKING:
-    from edgecnn.bench import BenchConfig, BenchResult, Candidate
-    from edgecnn.bench.result import Run
+    from edgecnn.bench import BenchConfig, Candidate
     from edgecnn.runtime import Bundle
 
 __all__ = ["command"]
@@ -55,7 +56,7 @@ class Span(click.ParamType):  # type: ignore[type-arg]
         return seconds / self.unit
 
 
-@click.command("bench")
+@click.command("bench", cls=OnCommand)
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
 @click.option(
     "--variant",
@@ -109,8 +110,9 @@ def command(bundles: tuple[Path, ...], as_json: bool, csv_file: Path | None, htm
     edgecnn bench lite0-int8 --rate 30 --end-to-end      deadlines that a camera's frames miss
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
     from edgecnn.bench import bench
-    from edgecnn.bench.files import check_place, write_csv
+    from edgecnn.bench.files import write_csv
     from edgecnn.pipeline.engines import rebuilt
+    from edgecnn.report import check_place, write_bench_page
     from edgecnn.runtime import Bundle
 
     for place in (csv_file, html):
@@ -120,14 +122,15 @@ def command(bundles: tuple[Path, ...], as_json: bool, csv_file: Path | None, htm
     config = _config(opened, bundles, options)
     with progress_bar(as_json) as progress:
         result = bench(opened, config, rebuild=rebuilt, progress=progress)
-    for text in (*result.warnings, *(f"{run.label}: {text}" for run in result.runs for text in run.warnings)):
-        warn(text)
+    warn_of(result)
     if csv_file is not None:
         write_csv(result, csv_file)
+    if html is not None:
+        write_bench_page(result, html)
     if as_json:
         emit(result.to_json())
         return
-    _print(result)
+    print_result(result)
 
 
 def _config(opened: Sequence[Bundle], paths: Sequence[Path], options: dict[str, Any]) -> BenchConfig:
@@ -199,62 +202,3 @@ def _named(text: str, paths: Sequence[Path]) -> Candidate:
         shown = ", ".join(str(path) for path in paths)
         raise click.UsageError(f"--compare {text!r} names none of the bundles ({shown}): write BUNDLE:VARIANT@BACKEND")
     return Candidate(bundle=places[folder], variant=variant, backend=backend)
-
-
-def _print(result: BenchResult) -> None:
-    """Print the tables and the verdict."""
-    out = console()
-    columns = (
-        "",
-        "p50 ms",
-        "mean",
-        "min",
-        "p90",
-        "p95",
-        "p99",
-        "p99.9",
-        "images/s",
-        "load ms",
-        "first ms",
-        "MB",
-        "peak MB",
-    )
-    table(columns, [_latency_row(run) for run in result.runs], title=result.device.name)
-    stages = [run for run in result.runs if run.stages]
-    if stages:
-        names = ("preprocess", "copy", "compute", "postprocess")
-        rows = [(run.label, *(_p50(run, name) for name in names)) for run in stages]
-        table(("median ms", *names), rows)
-    for run in result.runs:
-        if run.load is not None:
-            load = run.load
-            out.print(
-                f"{run.label}: {load.misses} of {load.requests} missed the deadline of {load.deadline_ms:.1f} ms at {load.rate:g} a second "
-                f"({load.pattern}); waiting p50 {load.queue.p50_ms:.2f}, p99 {load.queue.p99_ms:.2f} ms; busy {load.utilisation:.0%}"
-            )
-    for comparison in result.comparisons:
-        out.print(comparison.text)
-
-
-def _latency_row(run: Run) -> tuple[str, ...]:
-    """Return one cell's line."""
-    found, memory = run.latency, run.memory
-    grown = None
-    if memory.rss_after_mb is not None and memory.rss_before_mb is not None:
-        grown = memory.rss_after_mb - memory.rss_before_mb
-    times = (found.p50_ms, found.mean_ms, found.min_ms, found.p90_ms, found.p95_ms, found.p99_ms, found.p99_9_ms)
-    return (
-        run.label,
-        *(number(value, 2) for value in times),
-        number(run.throughput, 1),
-        number(run.start_up.load_ms, 0),
-        number(run.start_up.first_ms, 1),
-        number(grown, 0),
-        number(memory.rss_peak_mb, 0),
-    )
-
-
-def _p50(run: Run, stage: str) -> str:
-    """Return a stage's median."""
-    found = run.stages.get(stage)
-    return number(found.p50_ms if found else None, 3)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgecnn.cli.backend import warn_about
-from edgecnn.cli.engines import print_engines
+from edgecnn.cli.engines import print_engines, print_gate
 from edgecnn.cli.output import common_options, console, emit, progress_bar, warn
 from edgecnn.cli.remote import OnCommand
 
@@ -39,16 +39,25 @@ __all__ = ["command"]
 )
 @click.option("--gpu", "gpus", multiple=True, metavar="CC", help="Compute capability for tensorrt-rtx, such as 8.6.")
 @click.option("--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), help="Library of operators.")
+@click.option(
+    "--gate",
+    type=click.Choice(["latency"]),
+    help="INT8 is the default only if it is faster than fp16, which is built too: both are measured here.",
+)
 @click.option("--allow-unverified", is_flag=True, help="Use a bundle whose verification failed.")
 @common_options
-def command(bundle: Path, variants: tuple[str, ...], allow_unverified: bool, as_json: bool, **options: Any) -> int:
+def command(
+    bundle: Path, variants: tuple[str, ...], gate: str | None, allow_unverified: bool, as_json: bool, **options: Any
+) -> int:
     """Build engines of a BUNDLE's graphs, audit their precision, and put them into it.
 
     \b
     edgecnn build resnet50-int8 --target tensorrt --batch 1:8:32 --timing-cache orin.cache
+    edgecnn build resnet50-int8 --target tensorrt --gate latency
     edgecnn build resnet50-int8 --target tensorrt-rtx --variant int8-fp16
 
-    Exits with 3 when an engine does not have the precision that was asked for, such as no convolution in INT8.
+    Exits with 3 when an engine does not have the precision that was asked for, such as no convolution in INT8, or when INT8 is not
+    faster and --gate latency was given; the bundle then runs the faster engine by default.
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
     from edgecnn.pipeline.engines import build_into, unsound
     from edgecnn.runtime import Bundle
@@ -57,7 +66,14 @@ def command(bundle: Path, variants: tuple[str, ...], allow_unverified: bool, as_
     opened = Bundle.open(bundle, allow_unverified=allow_unverified)
     warn_about(opened)
     with progress_bar(as_json) as progress:
-        outcome = build_into(opened, config, variants=variants, allow_unverified=allow_unverified, progress=progress)
+        outcome = build_into(
+            opened,
+            config,
+            variants=variants,
+            allow_unverified=allow_unverified,
+            latency_gate=gate == "latency",
+            progress=progress,
+        )
     for text in unsound(outcome.engines):
         warn(text)
     if as_json:
@@ -66,6 +82,7 @@ def command(bundle: Path, variants: tuple[str, ...], allow_unverified: bool, as_
     print_engines(outcome.engines)
     for engine in outcome.engines.values():
         console().print(str(engine.path), markup=False)
+    print_gate(outcome.gate)
     return 0 if outcome else 3
 
 

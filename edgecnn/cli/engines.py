@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgecnn.cli.output import number, table
+from edgecnn.cli.output import console, number, table, warn
 
 if TYPE_CHECKING:
     from edgecnn.artifacts import Engine
+    from edgecnn.pipeline.gate import LatencyGate
 
-__all__ = ["print_engines"]
+__all__ = ["print_engines", "print_gate"]
 
 
 def print_engines(engines: Mapping[str, Engine]) -> None:
@@ -32,6 +33,16 @@ def print_engines(engines: Mapping[str, Engine]) -> None:
             )
         )
     table(("engine", "MB", "s", "convolutions", "matrix products", "reformats", "as asked"), rows)
+
+
+def print_gate(gate: LatencyGate | None) -> None:
+    """Print what the latency gate found, as a warning where INT8 is not faster."""
+    if gate is None:
+        return
+    if gate:
+        console().print(str(gate), markup=False)
+    else:
+        warn(str(gate))
 
 
 def _counts(audit: Mapping[str, Any], kind: str) -> str:

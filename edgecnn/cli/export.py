@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecnn.cli.engines import print_engines
+from edgecnn.cli.engines import print_engines, print_gate
 from edgecnn.cli.options import InputSize, Triple, quantize_config, quantize_options
 from edgecnn.cli.output import common_options, console, emit, number, progress_bar, table, warn
 
@@ -52,6 +52,11 @@ __all__ = ["command"]
     "--min-sqnr", type=float, metavar="DB", help="Least SQNR of INT8's logits; layers return to float for it."
 )
 @click.option(
+    "--gate",
+    type=click.Choice(["latency"]),
+    help="INT8 is the default only if it is faster: than fp16 where engines are built, which is made too; than fp32 on a CPU.",
+)
+@click.option(
     "--deform",
     type=click.Choice(["auto", "standard", "gridsample", "plugin"]),
     default="auto",
@@ -82,8 +87,8 @@ def command(model: str, out: Path | None, as_json: bool, **options: Any) -> int:
     edgecnn export resnet50 --int8 --weights IMAGENET1K_V1
     edgecnn export net.py:build --input-size 3x64x64 --labels classes.txt
 
-    Exits with 3 when a stage does not match PyTorch (the bundle is then marked unverified), an accuracy budget is missed, or an
-    engine does not have the precision that was asked for.
+    Exits with 3 when a stage does not match PyTorch (the bundle is then marked unverified), an accuracy budget is missed, an
+    engine does not have the precision that was asked for, or INT8 is not faster and --gate latency was given.
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
     from edgecnn.pipeline import run
 
@@ -128,6 +133,7 @@ def _config(options: dict[str, Any]) -> Any:
         budget=_budget(options),
         simplify=not options["no_simplify"],
         use_cache=not options["no_cache"],
+        latency_gate=options["gate"] == "latency",
         **{
             name: options[name]
             for name in (
@@ -170,6 +176,7 @@ def _print(outcome: Outcome) -> None:
         )
     table(("variant", "MB", "of fp32", "nodes", "time of fp32", "on this machine", "verified"), rows)
     print_engines(outcome.engines)
+    print_gate(outcome.gate)
     for alarm in bundle.alarms():
         warn(alarm)
     for note in outcome.notes:

@@ -72,6 +72,14 @@ def _show_predict(document: Document) -> None:
             click.echo(f"{'  ' if many else ''}{100 * guess['probability']:6.2f} %  {guess['label']}")
 
 
+def _show_bench(document: Document) -> None:
+    """Print as ``edgecnn bench`` does; the device has printed the warnings."""
+    from edgecnn.bench import BenchResult
+    from edgecnn.cli.bench_show import print_result
+
+    print_result(BenchResult.from_json(document))
+
+
 def _show_any(document: Document) -> None:
     """Print single values as lines, lists of records as tables."""
     for key, value in document.items():
@@ -112,15 +120,24 @@ def _guesses(document: Document) -> str:
     return ", ".join(f"{guess['label']} {100 * guess['probability']:.1f} %" for guess in first) or "no image was read"
 
 
+def _latencies(document: Document) -> str:
+    """Return the verdict of a comparison, else each run's median latency."""
+    verdicts = [str(found["text"]) for found in document["comparisons"]]
+    runs = (f"{run['label']} {number(run['latency']['p50_ms'], 2)} ms" for run in document["runs"])
+    return ", ".join(verdicts or runs)
+
+
 _SHOW: Mapping[str, Callable[[Document], None]] = {
     "verify": _show_verify,
     "build": _show_build,
     "evaluate": _show_evaluate,
+    "bench": _show_bench,
     "predict": _show_predict,
 }
 _HEADLINE: Mapping[str, Callable[[Document], str]] = {
     "verify": _passed,
     "build": _passed,
     "evaluate": _scores,
+    "bench": _latencies,
     "predict": _guesses,
 }

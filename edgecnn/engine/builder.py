@@ -28,6 +28,9 @@ __all__ = ["build", "ready"]
 PLUGIN_FIRST = (10, 7)
 """The version from which a registered plugin comes before a function of its name (CHANGELOG.md of NVIDIA/TensorRT, 10.7)."""
 
+JETSON = Path("/etc/nv_tegra_release")
+"""Which only JetPack has."""
+
 log = logging.getLogger("edgecnn.engine")
 
 
@@ -158,7 +161,7 @@ def _audit(compiled: Compiled, precision: str) -> Audit:
 def _warnings(flavour: Flavour, version: tuple[int, ...]) -> list[str]:
     """Refuse versions that are known not to work here, and return what is known about others. Raises UserError."""
     notes = []
-    for bad in known_bad(flavour, version, jetson=Path("/etc/nv_tegra_release").exists()):
+    for bad in known_bad(flavour, version, jetson=JETSON.exists()):
         text = f"{bad.what}: {bad.todo} ({bad.source})"
         if bad.level == "error":
             raise UserError(text)

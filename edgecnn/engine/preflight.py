@@ -68,6 +68,11 @@ def check_memory(model: OnnxModel, config: BuildConfig, *, available: int, devic
             f"building {model.path.name} needs about {needed / _GIB:.1f} GiB of memory, and {available / _GIB:.1f} are free: close other "
             "programs, add swap, or build on a larger machine with the same GPU"
         )
+    if device_memory and size > device_memory:
+        raise UserError(
+            f"the weights of {model.path.name} alone take {size / _GIB:.1f} GiB, and the GPU has {device_memory / _GIB:.1f}: build the "
+            "int8 or fp16 variant, or on a GPU with more memory"
+        )
     if device_memory and config.workspace > device_memory:
         raise UserError(
             f"--workspace {config.workspace / _GIB:.1f} GiB was asked for, and the GPU has {device_memory / _GIB:.1f}: ask for less"

@@ -149,14 +149,26 @@ def _any(found: Iterator[str]) -> bool:
 
 
 def _pictures(folder: Path, *, deep: bool) -> Iterator[str]:
-    """Yield the picture files, in no order, as paths within the folder; ``deep``: also those of its sub-folders."""
-    for root, folders, files in os.walk(folder):
-        inner = Path(root).relative_to(folder)
-        for name in files:
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".") and Path(root, name).is_file():
-                yield (inner / name).as_posix()
-        if not deep:
-            folders.clear()
+    """Yield the picture files, in no order, as paths within the folder; ``deep``: also those of its sub-folders.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if deep:
+                        yield from (f"{entry.name}/{file}" for file in _pictures(folder / entry.name, deep=True))
+                elif _is_picture(entry.name) and entry.is_file():
+                    yield entry.name
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+
+
+def _is_picture(name: str) -> bool:
+    """Whether a file's name is that of a picture."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")  # noqa: PTH122 -- a million times
 
 
 def _classes_of(

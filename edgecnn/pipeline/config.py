@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgecnn.artifacts import Engine
     from edgecnn.bench.timing import Timing
     from edgecnn.parity.report import ParityReport
+    from edgecnn.pipeline.gate import LatencyGate
     from edgecnn.runtime.bundle import Bundle
 
 __all__ = ["Deform", "Outcome", "PipelineConfig", "Target"]
@@ -56,6 +57,8 @@ class PipelineConfig:
         verify_images: how many images to verify on at most.
         threads: of calibration, verification and measurement; 0 lets onnxruntime choose.
         measure_seconds: of latency measurement for each variant; 0 leaves it out.
+        latency_gate: whether INT8 must be faster to become the default: than FP16 where engines are built, which is then made too and both
+            are measured on this GPU; than FP32 on a CPU. If it is not, the outcome is false, and the bundle runs the faster one.
         use_cache: reuse and keep calibration results.
         force: replace an existing bundle.
     """
@@ -79,6 +82,7 @@ class PipelineConfig:
     verify_images: int = 32
     threads: int = 0
     measure_seconds: float = 0.5
+    latency_gate: bool = False
     use_cache: bool = True
     force: bool = False
 
@@ -93,6 +97,19 @@ class PipelineConfig:
         parse_synthetic(self.calib)
         if self.budget and not self.int8:
             raise SpecError(f"{self.budget}: an accuracy budget is for INT8; ask for int8 too")
+        if self.latency_gate:
+            self._check_gate()
+
+    def _check_gate(self) -> None:
+        """Check that there is something to compare, and have it made."""
+        if not self.int8:
+            raise SpecError("the latency gate is for INT8; ask for int8 too")
+        if self.target in ("tensorrt", "tensorrt-rtx"):
+            object.__setattr__(self, "fp16", True)  # what INT8 would replace
+        elif not self.for_cpu:
+            raise SpecError("the latency gate measures engines, or a CPU: ask for target tensorrt, tensorrt-rtx or cpu")
+        elif self.measure_seconds <= 0:
+            raise SpecError("the latency gate needs measurements, and measure_seconds is 0")
 
     @property
     def for_cpu(self) -> bool:
@@ -114,8 +131,8 @@ class PipelineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the main job made. Truthy when every stage passed verification, every accuracy budget holds, and every engine has the
-    precision that was asked for.
+    """What the main job made. Truthy when every stage passed verification, every accuracy budget holds, every engine has the
+    precision that was asked for, and INT8 is faster where that was asked for.
 
     Attributes:
         bundle: written and readable.
@@ -125,6 +142,7 @@ class Outcome:
         notes: what the reader should know.
         searches: INT8 variant -> how its budget was kept, or what was reached; empty without a budget.
         engines: variant -> engine, where the target is one of TensorRT's.
+        gate: what the latency gate found, where there is one and the device to measure on is here.
     """
 
     bundle: Bundle
@@ -134,11 +152,13 @@ class Outcome:
     notes: tuple[str, ...]
     searches: Mapping[str, Search] = field(default_factory=dict)
     engines: Mapping[str, Engine] = field(default_factory=dict)
+    gate: LatencyGate | None = None
 
     def __bool__(self) -> bool:
-        """Whether verification passed, budgets hold and engines are what they should be."""
+        """Whether verification passed, budgets hold, engines are what they should be, and INT8 is worth it."""
         sound = all(engine.passed for engine in self.engines.values())
-        return bool(self.report) and all(self.searches.values()) and sound
+        faster = self.gate is None or bool(self.gate)
+        return bool(self.report) and all(self.searches.values()) and sound and faster
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -163,6 +183,7 @@ class Outcome:
             "seconds": {step: round(value, 3) for step, value in self.seconds.items()},
             "notes": list(self.notes),
             "searches": {name: found.to_json() for name, found in self.searches.items()},
+            "gate": None if self.gate is None else self.gate.to_json(),
             "engines": {
                 name: {"file": record.file, "bytes": manifest.files[record.file].bytes, **record.facts.to_json()}
                 for name, record in manifest.engines.items()

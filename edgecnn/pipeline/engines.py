@@ -18,6 +18,7 @@ from edgecnn.errors import OutputError, UserError
 from edgecnn.onnxio import data_path
 from edgecnn.pack import add_engines, check_destination
 from edgecnn.pipeline.config import PipelineConfig
+from edgecnn.pipeline.gate import LatencyGate, check_gate, engine_gate, gated_variants, timed
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.bundle import Bundle
 from edgecnn.runtime.engines import EngineRecord, engine_file
@@ -41,25 +42,28 @@ log = logging.getLogger("edgecnn.engine")
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOutcome:
-    """What was built. Truthy when every engine has the precision that was asked for.
+    """What was built. Truthy when every engine has the precision that was asked for, and INT8 is faster where that was asked for.
 
     Attributes:
         bundle: with the engines in it.
         engines: variant -> engine; their paths are those in the bundle.
+        gate: what was measured, if it was.
     """
 
     bundle: Bundle
     engines: Mapping[str, Engine]
+    gate: LatencyGate | None = None
 
     def __bool__(self) -> bool:
-        """Whether every audit passed."""
-        return all(engine.passed for engine in self.engines.values())
+        """Whether every audit passed, and the gate."""
+        return all(engine.passed for engine in self.engines.values()) and (self.gate is None or bool(self.gate))
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         return {
             "bundle": str(self.bundle.path),
             "passed": bool(self),
+            "gate": None if self.gate is None else self.gate.to_json(),
             "engines": {name: {"file": engine.path.name, **engine.to_json()} for name, engine in self.engines.items()},
         }
 
@@ -71,17 +75,22 @@ def engine_config(config: PipelineConfig) -> tuple[BuildConfig | None, tuple[str
     made ready for it.
 
     Raises:
-        UserError: TensorRT-RTX is asked for, and not there.
+        UserError: TensorRT-RTX is asked for, and not there, or its engines are to be measured where there is no GPU.
     """
     if config.target not in ("tensorrt", "tensorrt-rtx"):
         return None, ()
     found = BuildConfig(target=config.target, plugins=config.plugins)
     try:
         ready(found)
+        if config.latency_gate:
+            check_gate(found)
     except UserError as error:
         if config.target == "tensorrt-rtx":
             raise
-        return None, (f"no engine was built ({error}): on the device, run 'edgecnn build BUNDLE --target tensorrt'",)
+        gate = " --gate latency" if config.latency_gate else ""
+        return None, (
+            f"no engine was built ({error}): on the device, run 'edgecnn build BUNDLE --target tensorrt{gate}'",
+        )
     return found, ()
 
 
@@ -102,6 +111,7 @@ def build_into(
     *,
     variants: Sequence[str] = (),
     allow_unverified: bool = False,
+    latency_gate: bool = False,
     progress: Progress = silent,
 ) -> EngineOutcome:
     """Build engines of a bundle's variants and put them into it, all or none.
@@ -111,20 +121,29 @@ def build_into(
         config: what to build for.
         variants: which; by default every one that is verified and not for CPUs.
         allow_unverified: also build those that failed verification.
+        latency_gate: build fp16 too, measure all on this GPU, and make INT8 the default only if it is faster; the manifest tells.
         progress: told about the builder's phases.
 
     Raises:
-        UserError: an unknown variant, one for CPUs or unverified; nothing to build; and as :func:`edgecnn.engine.build`.
+        UserError: an unknown variant, one for CPUs or unverified; nothing to build, or to compare; and as :func:`edgecnn.engine.build`.
         OutputError: the bundle cannot be written.
     """
     ready(config)
     models = _models(bundle, variants, allow_unverified)
+    if latency_gate:
+        check_gate(config)
+        models = {name: model_of(bundle, name) for name in gated_variants(bundle, tuple(models))}
     check_destination(bundle.path, force=True)
+    gate: LatencyGate | None = None
     with tempfile.TemporaryDirectory(prefix="edgecnn-") as scratch:
         engines = build_engines(models, config, to=Path(scratch), progress=progress)
-        written = add_engines(bundle, list(engines.items()))
+        if latency_gate:
+            engines = timed(engines, models, config, progress=progress)
+            gate = engine_gate(engines)
+        notes = [] if gate is None else [f"latency of {config.target}: {gate}"]
+        written = add_engines(bundle, list(engines.items()), notes=notes)
     placed = {name: replace(engine, path=written.path / engine.path.name) for name, engine in engines.items()}
-    return EngineOutcome(bundle=written, engines=placed)
+    return EngineOutcome(bundle=written, engines=placed, gate=gate)
 
 
 def rebuilt(

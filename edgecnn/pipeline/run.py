@@ -20,6 +20,7 @@ from edgecnn.parity.stages import Stage, verify
 from edgecnn.pipeline.backends import findings, open_others, other_stages, runnable, speed_of, split
 from edgecnn.pipeline.config import Outcome, PipelineConfig
 from edgecnn.pipeline.engines import build_engines, engine_config, unsound
+from edgecnn.pipeline.gate import LatencyGate, cpu_gate, engine_gate, timed
 from edgecnn.pipeline.samples import Data, gather
 from edgecnn.pipeline.variants import EMULATED, Graphs, Step, make_graphs
 from edgecnn.progress import Progress, silent
@@ -80,14 +81,13 @@ def run(
             reference = stack.enter_context(_reference(built.module, built.spec, config))
             others = open_others(graphs, config, stack)
             stages = _stages(reference, sessions, graphs) + other_stages(others, graphs)
-            report, failed = split(
-                verify(stages, data.sets(built.spec, pixels=config.embed_preprocess), progress=progress)
-            )
+            sets = data.sets(built.spec, pixels=config.embed_preprocess)
+            report, failed = split(verify(stages, sets, progress=progress))
         variants = {name: sessions[name] for name in graphs.variants}
         with step("measure"):
             measured = _measure({**variants, **runnable(others, failed)}, data, config, progress)
         graphs.notes += [*report.notes, *findings(measured), *notes]
-        _add_engines(graphs, report, builds, Path(scratch), step, progress)
+        gate = _add_engines(graphs, report, builds, config.latency_gate, Path(scratch), step, progress)
         with _step("pack", seconds, progress):
             golden = {**variants, "pytorch": reference}
             contents = _contents(built, graphs, golden, report, failed, measured, data, config)
@@ -100,19 +100,33 @@ def run(
         notes=tuple(contents.notes),
         searches=graphs.searches,
         engines=graphs.engines,
+        gate=cpu_gate(bundle) if config.latency_gate and config.for_cpu else gate,
     )
 
 
 def _add_engines(
-    graphs: Graphs, report: ParityReport, config: BuildConfig | None, scratch: Path, step: Step, progress: Progress
-) -> None:
-    """Build an engine of every variant that passed verification."""
+    graphs: Graphs,
+    report: ParityReport,
+    config: BuildConfig | None,
+    latency_gate: bool,
+    scratch: Path,
+    step: Step,
+    progress: Progress,
+) -> LatencyGate | None:
+    """Build an engine of every variant that passed verification, and measure them if that was asked for and there is what to compare."""
     if config is None:
-        return
+        return None
     with step("engine"):
         sound = {name: graphs.stages[name] for name in graphs.variants if _passed(name, report)}
         graphs.engines = build_engines(sound, config, to=scratch, progress=progress)
     graphs.notes += unsound(graphs.engines)
+    if not latency_gate or not {"int8", "fp16"} <= set(graphs.engines):
+        return None
+    with step("gate"):
+        graphs.engines = timed(graphs.engines, graphs.stages, config, progress=progress)
+    gate = engine_gate(graphs.engines)
+    graphs.notes.append(f"latency of {config.target}: {gate}")
+    return gate
 
 
 def _contents(

@@ -20,6 +20,7 @@ __all__ = ["Ended", "Job"]
 
 WAIT = 1.0  # s that the far side may wait for news: a connection that is alive renews the lease this often
 CHUNK = 4 << 20
+_KILLED = -9
 DOCUMENT = 256 << 20  # bytes that a command may print on stdout
 
 
@@ -115,6 +116,15 @@ class Job:
                 listen(pending.decode(errors="replace"))
             return self._ended(answer)
 
+    def keep(self) -> None:
+        """Tell the device that its client is alive, while something else is done here. Raises RemoteError."""
+        self._link.call("poll", job=self.id, offset=1 << 62, wait=0)
+
+    def said(self) -> str:
+        """Return the end of what the programs printed on stdout. Raises RemoteError."""
+        data = self._link.call("get", job=self.id, path="out", offset=0, limit=CHUNK)["data"]
+        return " ".join(data.decode(errors="replace").split())[-400:]
+
     def document(self) -> dict[str, Any] | None:
         """Return the JSON document that the command printed, None where it printed none. Raises RemoteError."""
         data = b""
@@ -123,7 +133,7 @@ class Job:
             if len(data) > DOCUMENT:
                 raise RemoteError(f"{self._link.device.name}: the command printed over {DOCUMENT >> 20} MiB")
         try:
-            found = json.loads(data) if data.strip() else None
+            found = json.loads(data, parse_constant=_no_number) if data.strip() else None
         except ValueError:
             found = None
         return found if isinstance(found, dict) else None
@@ -177,4 +187,6 @@ class Job:
         )
 
 
-_KILLED = -9
+def _no_number(word: str) -> float:
+    """Refuse NaN and infinity, which are not JSON."""
+    raise ValueError(word)

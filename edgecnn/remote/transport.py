@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ __all__ = ["Cancelled", "Link", "Ssh"]
 BOOT = "import sys,zlib;i=sys.stdin.buffer;exec(zlib.decompress(i.read(int(i.readline()))).decode(),{'__name__':'edgecnn'})"
 PARTS = ("base", "machine", "store", "jobs", "serve")
 """Modules of the far side, each after those that it imports."""
-_CLEANING = ("kill", "drop")
+_CLEANING = ("kill",)
 _SSH_FAILED = 255  # ssh(1): its own failures; everything else is the far side's
 BANNER = 1 << 16  # bytes that a login shell may print before the far side speaks
 
@@ -215,7 +216,7 @@ class Link:
 
     Attributes:
         root: folder on the device, known after the first connection.
-        reconnected: how often the connection was made anew.
+        reconnected: how often the connection was made anew. ``asked``: when the last request was sent, by the monotonic clock.
     """
 
     def __init__(
@@ -233,10 +234,12 @@ class Link:
         """
         self.device = device
         self.reconnected = 0
+        self.asked = 0.0
         self.root = ""
         self.ssh = Ssh(device)
         self.say = say
         self._cancelled = cancelled
+        self._client = secrets.token_hex(8)
         self._channel: Channel | None = None
         try:
             self._channel = Channel(self.ssh)
@@ -263,6 +266,7 @@ class Link:
             Cancelled: the work was stopped; what cleans up after it is done all the same.
         """
         began, pause = 0.0, 0.25
+        limit = min(self.device.grace, 10.0) if op in _CLEANING else self.device.grace
         while True:
             if op not in _CLEANING:
                 self.check()
@@ -271,7 +275,8 @@ class Link:
                     self._channel = Channel(self.ssh)
                     self.reconnected += 1
                     self.say(f"{self.device.name}: connected again")
-                return self._channel.call({"op": op, "root": self.root, **fields}, payload)
+                self.asked = time.monotonic()
+                return self._channel.call({"op": op, "root": self.root, "client": self._client, **fields}, payload)
             except RemoteError as error:
                 broken = isinstance(error, DisconnectedError) or self._channel is None
                 if not broken:
@@ -279,9 +284,9 @@ class Link:
                 if began == 0.0:
                     began = time.monotonic()
                     self.say(f"{error}; connecting again")
-                if time.monotonic() - began > (self.device.grace if op not in _CLEANING else 0.0):
+                if time.monotonic() - began > limit:
                     raise DisconnectedError(
-                        f"{error}; no new connection for {self.device.grace:g} s: the device stops and removes the job by itself"
+                        f"{error}; no new connection for {limit:g} s: the device stops and removes the job by itself"
                     ) from error
                 self.drop()
                 time.sleep(pause)

@@ -14,8 +14,31 @@ from edgecnn._version import __version__
 from edgecnn.artifacts import atomic_file
 from edgecnn.errors import OutputError
 
-__all__ = ["Column", "Row", "Table", "breakable", "cell", "check_place", "controls", "count", "db", "document", "figures", "filled",
-           "footer", "legend", "number", "percent", "section", "source_link", "table", "text_cell", "write_text"]  # fmt: skip
+__all__ = [
+    "Column",
+    "Row",
+    "Table",
+    "breakable",
+    "bullets",
+    "cell",
+    "check_place",
+    "controls",
+    "count",
+    "db",
+    "document",
+    "facts",
+    "figures",
+    "filled",
+    "footer",
+    "legend",
+    "number",
+    "percent",
+    "section",
+    "source_link",
+    "table",
+    "text_cell",
+    "write_text",
+]
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """The browser itself keeps a page from the network."""
@@ -102,6 +125,18 @@ def figures(items: Iterable[tuple[str, str, str]]) -> Iterator[str]:
         small = f" <small>{escape(unit)}</small>" if unit else ""
         yield f"<div><h2>{escape(name)}</h2><strong>{escape(amount)}{small}</strong><p>{escape(text)}</p></div>"
     yield "</section>"
+
+
+def bullets(items: Iterable[str]) -> str:
+    """Return a list of texts, nothing where there are none."""
+    found = "".join(f"<li>{escape(item)}</li>" for item in items)
+    return f"<ul class='asides'>{found}</ul>" if found else ""
+
+
+def facts(items: Iterable[tuple[str, str]]) -> str:
+    """Return names with their values, which are HTML; those without a value are left out."""
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in items if value)
+    return f"<dl class='facts'>{rows}</dl>"
 
 
 def legend(*items: tuple[str, str]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from edgecnn.errors import UserError
 from edgecnn.optional import available
+from edgecnn.runtime.engines import EngineRecord
 from edgecnn.runtime.manifest import Variant
 from edgecnn.runtime.openvino import OpenVinoOptions
 from edgecnn.runtime.ort import OrtOptions
@@ -16,7 +17,7 @@ from edgecnn.runtime.session import check_count
 from edgecnn.runtime.tensorrt import TensorRtOptions
 
 __all__ = ["BACKENDS", "ENGINE_BACKENDS", "AutoOptions", "Choice", "Options", "Target", "choose", "choose_engine", "default_variant",
-           "slower", "target_of"]  # fmt: skip
+           "fastest_engine", "slower", "target_of"]  # fmt: skip
 
 BACKENDS = ("onnxruntime", "openvino")
 """Those that run a bundle's graphs, most preferred first."""
@@ -28,6 +29,7 @@ _PREFERENCE = {
     "cpu": ("int8-cpu", "fp32", "fp16", "int8", "int8-fp16"),
     "gpu": ("fp16", "fp32", "int8-fp16", "int8", "int8-cpu"),
     "engine": ("int8-fp16", "int8", "fp16", "fp32"),
+    "measured": ("fp16", "fp32", "int8-fp16", "int8"),
 }
 _EXACT_FIRST = ("fp32", "fp16", "int8", "int8-cpu", "int8-fp16")
 _CLEARLY = 0.95
@@ -76,8 +78,8 @@ def choose(
     """Choose what the caller left open.
 
     Among the installed backends and the variants that passed verification there, the fastest is taken, by what was measured
-    when the bundle was written. Within 5 % the preferred one stays: onnxruntime's default variant before OpenVINO, fp32
-    before others. Without measurements, or where they were taken on another processor architecture, that is onnxruntime
+    when the bundle was written. Within 5 % the preferred one stays: onnxruntime's default variant before its others, these before
+    OpenVINO, fp32 before others. Without measurements, or where they were taken on another processor architecture, that is onnxruntime
     and its :func:`default_variant`; OpenVINO, if asked for, then runs fp32.
 
     Args:
@@ -96,6 +98,9 @@ def choose(
     if "onnxruntime" in backends:
         candidates = [Choice(variant or default_variant(variants, target), "onnxruntime")]
         names = names if _ratio(variants, candidates[0]) is not None else []
+        if target == "cpu":  # where it was measured
+            found = (Choice(name, "onnxruntime") for name in names if name != candidates[0].variant)
+            candidates += [one for one in found if _ratio(variants, one) is not None]
     if "openvino" in backends:
         found = (Choice(name, "openvino") for name in names)
         candidates += [one for one in found if _ratio(variants, one) is not None]
@@ -107,18 +112,19 @@ def choose(
 
 def choose_engine(
     variants: Mapping[str, Variant],
-    engines: Collection[str],
+    engines: Mapping[str, EngineRecord],
     variant: str | None = None,
     backend: str | None = None,
     options: Options | None = None,
 ) -> Choice | None:
     """Choose among a bundle's engines, if an engine's backend or its options ask for one; None leaves it to :func:`choose`.
 
-    Without a variant it is the verified one of the lowest precision, since that is what was exported for; nothing was measured.
+    Without a variant it is the verified one that was measured to be the fastest (:func:`fastest_engine`); where fewer than two were
+    measured, the one of the lowest precision, since that is what was exported for.
 
     Args:
         variants: of the bundle; ``variant`` is one of them.
-        engines: names, ``<variant>.<flavour>``.
+        engines: ``<variant>.<flavour>`` -> plan.
         variant, backend, options: the caller's.
 
     Raises:
@@ -131,14 +137,27 @@ def choose_engine(
         raise UserError(f"backend {backend!r} was given {type(options).__name__}, which are another one's options")
     there = [name for name in (*_PREFERENCE["engine"], *variants) if f"{name}.{wanted}" in engines]
     if variant in there or (there and variant is None):
-        verified = [name for name in there if variants[name].verified]
-        return Choice(variant or (verified or there)[0], wanted)
+        verified = [name for name in there if variants[name].verified] or there
+        speeds = {name: engines[f"{name}.{wanted}"].facts.speed for name in verified}
+        ratios = {name: speed.ratio for name, speed in speeds.items() if speed is not None}
+        return Choice(variant or (fastest_engine(ratios) if len(ratios) > 1 else verified[0]), wanted)
     asked = "no engine" if variant is None else f"no engine of {variant}"
     held = f"; it has {', '.join(engines)}" if engines else ""
     more = f" --variant {variant}" if variant else ""
     raise UserError(
         f"the bundle has {asked} for {wanted}{held}: build one with 'edgecnn build BUNDLE --target {wanted}{more}'"
     )
+
+
+def fastest_engine(ratios: Mapping[str, float]) -> str:
+    """Return the variant whose engine takes the least time; an INT8 one must take less than 95 % of what each float one does.
+
+    Args:
+        ratios: variant -> its time as a multiple of one that all are compared with; at least one.
+    """
+    order = [name for name in _PREFERENCE["measured"] if name in ratios] or list(ratios)
+    best = min(ratios[name] for name in order)
+    return next(name for name in order if _CLEARLY * ratios[name] <= best)
 
 
 def default_variant(variants: Mapping[str, Variant], target: Target = "cpu") -> str:

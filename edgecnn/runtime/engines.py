@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Self
 
-from edgecnn.artifacts import EngineFacts, Lineage
+from edgecnn.artifacts import EngineFacts, EngineSpeed, Lineage
 from edgecnn.errors import BundleSchemaError
 from edgecnn.runtime.checks import Fields, bundle_path
 
@@ -64,8 +64,22 @@ class EngineRecord:
                 options=read.mapping("options"),
                 seconds=read.number("seconds", low=0),
                 audit=read.mapping("audit"),
+                speed=_speed(read.mapping_or_none("speed"), where),
             ),
         )
+
+
+def _speed(data: Any, where: str) -> EngineSpeed | None:
+    """Read what was measured."""
+    if data is None:
+        return None
+    read = Fields(data, f"{where} speed")
+    return EngineSpeed(
+        milliseconds=read.number("milliseconds", low=0),
+        ratio=read.number("ratio", low=0),
+        baseline=read.text("baseline"),
+        gpu=read.text("gpu"),
+    )
 
 
 def _shapes(value: Any, where: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

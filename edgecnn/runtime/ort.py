@@ -89,6 +89,7 @@ class OrtOptions:
         spin: whether idle threads spin between operators: faster, at the price of a busy core.
         reuse: whether a run takes its memory in one block, planned by the run before. Faster where runs are short; where many
             tensors are outputs, and runs go side by side, it takes up to twice the memory.
+        trace: a folder for onnxruntime's trace of every operator of every run, which :meth:`OrtSession.end_trace` ends; it costs time.
     """
 
     threads: int = 0
@@ -98,6 +99,7 @@ class OrtOptions:
     disabled_optimizers: tuple[str, ...] = ()
     spin: bool = True
     reuse: bool = True
+    trace: Path | None = None
 
     def __post_init__(self) -> None:
         """Check and freeze the values."""
@@ -170,6 +172,16 @@ class OrtSession(Session):
             UserError: a closed session, or a length below 1.
         """
         return OrtBinding(self._open(), self, dims or {})
+
+    def end_trace(self) -> Path:
+        """End the trace that :attr:`OrtOptions.trace` asked for, and return its file (JSON, Chrome's trace events).
+
+        Raises:
+            UserError: none was asked for, or the session is closed.
+        """
+        if self.options.trace is None:
+            raise UserError("this onnxruntime session keeps no trace: give OrtOptions(trace=FOLDER)")
+        return Path(str(self._open().end_profiling()))
 
     def close(self) -> None:
         """Release the model's memory, once runs in other threads have ended."""
@@ -292,6 +304,9 @@ def _session_options(ort: Any, options: OrtOptions, *, exact: bool) -> Any:
     result.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{_LEVELS[options.optimize]}")
     result.log_severity_level = _FATAL
     result.enable_mem_pattern = options.reuse
+    if options.trace is not None:
+        result.enable_profiling = True
+        result.profile_file_prefix = str(options.trace / "onnxruntime")
     if exact:
         result.add_session_config_entry(EXACT_PRODUCTS, "1")
     if not options.spin:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,7 @@ from edgecnn.runtime.trt_api import (
     RtxRuntimeConfig,
     RuntimeLike,
     collected,
+    layer_profiler,
     logger_of,
     module_of,
     refit,
@@ -144,6 +146,7 @@ class TensorRtSession(Session):
         self._cache: RtxRuntimeCache | None = None
         self._engine: EngineLike | None = None
         self._runtime_here: RuntimeLike | None = None  # must outlive the engine
+        self._profiler: Any = None
         self._module: ModuleType = module_of(options.flavour, "Runtime")
         self._rebuild = f"edgecnn build BUNDLE --target {options.flavour} --batch LEAST:BEST:MOST"
         if facts is not None:
@@ -278,6 +281,51 @@ class TensorRtSession(Session):
 
     def _run(self, feed: Mapping[str, Array], outputs: tuple[str, ...]) -> dict[str, Array]:
         """Run once on a checked feed."""
+        with self._taken(feed) as slot:
+            found = slot.run(feed, outputs, graph=self.options.cuda_graph, pool=self._pool)
+        if self.options.check_finite:
+            for name, array in found.items():
+                bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+                if bad:
+                    raise BackendError(
+                        f"{self._where}: output {name!r} has NaN or infinity in {bad} of {array.size} values"
+                    )
+        return found
+
+    def run_apart(self, feed: Mapping[str, Array]) -> tuple[int, int]:
+        """Run once, waiting after every step, which takes longer than :meth:`run`; for measurements.
+
+        Args:
+            feed: as of :meth:`run`, numpy arrays.
+
+        Returns:
+            Nanoseconds of the copies between host and device, both ways, and of the plan's work.
+
+        Raises:
+            UserError, BackendError: as :meth:`run`.
+        """
+        with self._taken(feed) as slot:
+            return slot.run_apart(feed)
+
+    def layer_times(self, feed: Mapping[str, Array], runs: int) -> dict[str, list[float]]:
+        """Run under TensorRT's profiler, which stays with one context of this session and makes it slower: close it afterwards.
+
+        Returns:
+            Layer -> milliseconds of each run, in the order of the plan. Names are as detailed as the plan was built to tell.
+
+        Raises:
+            UserError, BackendError: as :meth:`run`.
+        """
+        with self._taken(feed) as slot:
+            self._profiler = layer_profiler(self._module)  # TensorRT keeps no reference
+            slot.attach(self._profiler)
+            for _ in range(runs):
+                slot.run(feed, tuple(port.name for port in slot.outputs), graph=False)
+            return dict(self._profiler.times)
+
+    @contextmanager
+    def _taken(self, feed: Mapping[str, Array]) -> Iterator[Slot]:
+        """Yield a slot of one's own, once there is one, for a feed that fits the profile; this thread uses the device."""
         slot = self._idle.get()
         if slot is None:
             self._idle.put(None)
@@ -288,17 +336,9 @@ class TensorRtSession(Session):
                 if refusal := shape_misfit(port.name, shape, port.profile, where=self._where, rebuild=self._rebuild):
                     raise refusal
             self._cuda.use()
-            found = slot.run(feed, outputs, graph=self.options.cuda_graph, pool=self._pool)
+            yield slot
         finally:
             self._idle.put(slot)
-        if self.options.check_finite:
-            for name, array in found.items():
-                bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-                if bad:
-                    raise BackendError(
-                        f"{self._where}: output {name!r} has NaN or infinity in {bad} of {array.size} values"
-                    )
-        return found
 
     @staticmethod
     def _check(spec: TensorSpec, array: Any) -> None:

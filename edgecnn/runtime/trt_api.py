@@ -15,8 +15,9 @@ from weakref import WeakKeyDictionary
 from edgecnn.errors import MissingDependencyError
 from edgecnn.optional import install_line, need
 
-__all__ = ["MODULES", "ContextLike", "EngineLike", "ParserRefitterLike", "PluginsLike", "RefitterLike", "RtxEngine", "RtxRuntimeCache",
-           "RtxRuntimeConfig", "RuntimeLike", "collected", "logger_of", "module_of", "refit", "spoken", "version_numbers"]  # fmt: skip
+__all__ = ["MODULES", "ContextLike", "EngineLike", "ParserRefitterLike", "PluginsLike", "RefitterLike", "RtxEngine",
+           "RtxRuntimeCache", "RtxRuntimeConfig", "RuntimeLike", "collected", "layer_profiler", "logger_of", "module_of",
+           "refit", "spoken", "version_numbers"]  # fmt: skip
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 """Flavour -> module."""
@@ -33,6 +34,8 @@ class PluginsLike(Protocol):
 
 class ContextLike(Protocol):
     """``IExecutionContext``."""
+
+    profiler: Any
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool: ...
     def get_tensor_shape(self, name: str) -> Any: ...
@@ -159,6 +162,23 @@ def refit(module: ModuleType, engine: EngineLike, graph: str) -> str:
     if missing := refitter.get_missing_weights():
         return f"it has no {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
     return "" if refitter.refit_cuda_engine() else "TensorRT refused it"
+
+
+def layer_profiler(module: ModuleType) -> Any:
+    """Return a profiler whose ``times`` are the milliseconds of each layer, a list for each name, one number a run."""
+    base: Any = module.IProfiler
+
+    class Profiler(base):  # type: ignore[misc]
+        """Keeps what it is told."""
+
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.times: dict[str, list[float]] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times.setdefault(layer_name, []).append(ms)
+
+    return Profiler()
 
 
 def _make_logger(module: ModuleType) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -149,14 +150,52 @@ class Slot:
             if port.name in outputs
         }
 
+    def run_apart(self, feed: Mapping[str, NDArray[Any]]) -> tuple[int, int]:
+        """Run once from the host to the host, and wait after every step.
+
+        Returns:
+            Nanoseconds of the copies, both ways, and of the plan's work.
+
+        Raises:
+            BackendError: CUDA or TensorRT failed.
+        """
+        self._set_shapes(tuple(tuple(feed[port.name].shape) for port in self.inputs))
+        for port in (*self.inputs, *self.outputs):
+            self._set_address(port.name, self._buffers[port.name].device)
+        given = {port.name: self._shape_of(port) for port in (*self.inputs, *self.outputs)}
+        begun = time.perf_counter_ns()
+        for port in self.inputs:
+            buffer = self._buffers[port.name]
+            buffer.array(port, given[port.name])[...] = feed[port.name]
+            self._cuda.copy_in(buffer.device, buffer.host, _size(port, given[port.name]), self._stream)
+        self._cuda.synchronize(self._stream)
+        there = time.perf_counter_ns()
+        self._execute()
+        self._cuda.synchronize(self._stream)
+        done = time.perf_counter_ns()
+        self._enqueue_copies(given)
+        self._cuda.synchronize(self._stream)
+        for port in self.outputs:
+            self._buffers[port.name].array(port, given[port.name]).copy()
+        return there - begun + time.perf_counter_ns() - done, done - there
+
+    def attach(self, profiler: Any) -> None:
+        """Let a profiler hear of every layer of every run from now on."""
+        self._drop_graph()
+        self._open().profiler = profiler
+
+    def _execute(self) -> None:
+        """Put the plan's work on the stream."""
+        if not self._open().execute_async_v3(int(self._stream)):
+            raise BackendError(f"TensorRT failed to run {self._where}: {self._why()}")
+
     def _enqueue(self, shapes: Mapping[str, tuple[int, ...]], views: Mapping[str, Any]) -> None:
         """Put the copies of the inputs and the plan's work on the stream, in order."""
         for port in self.inputs:
             if port.name not in views:
                 buffer = self._buffers[port.name]
                 self._cuda.copy_in(buffer.device, buffer.host, _size(port, shapes[port.name]), self._stream)
-        if not self._open().execute_async_v3(int(self._stream)):
-            raise BackendError(f"TensorRT failed to run {self._where}: {self._why()}")
+        self._execute()
 
     def _enqueue_copies(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Put the copies of the outputs to the host on the stream."""

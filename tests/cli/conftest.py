@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
 from cli_tools import NET, Cli, Result, invoke
+from engine_machine import machine  # noqa: F401 -- a fixture
 from tiny_bundle import write_tiny
 
 

@@ -11,13 +11,9 @@ import numpy as np
 import onnx
 import pytest
 from cli_tools import Cli
+from engine_machine import Machine
 from PIL import Image
 from tiny_bundle import photos, write_model, write_tiny
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
-
-import fake_tensorrt
-from fake_cuda import FakeCuda
 
 from edgecnn.artifacts import cache_dir
 from edgecnn.engine import Batch, BuildConfig
@@ -27,34 +23,7 @@ from edgecnn.pack import VariantContents
 from edgecnn.pipeline.engines import build_into, rebuilt
 from edgecnn.runtime import Bundle, Classifier, OrtOptions, TensorRtOptions, TensorRtSession, load
 
-ORIN = Device(name="Orin", compute_capability="8.7", memory=32 << 30, driver_cuda="12.6")
 X = np.random.default_rng(1).standard_normal((3, 3, 32, 32)).astype(np.float32)
-
-
-class Machine:
-    """A machine with TensorRT and a GPU."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-        self.patch, self.cuda = monkeypatch, FakeCuda()
-        for name, module in self.cuda.modules().items():
-            monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setenv("EDGECNN_CACHE", str(cache))
-        self.module: Any = None
-        self.become("10.3.0")
-
-    def become(self, version: str, device: Device = ORIN) -> None:
-        """Install another version, or another GPU."""
-        self.module = fake_tensorrt.fake(version)
-        self.module.cuda = self.cuda
-        self.cuda.compute_capability = device.compute_capability
-        self.patch.setitem(sys.modules, "tensorrt", self.module)
-        self.patch.setattr("edgecnn.engine.builder.device", lambda: device)
-        self.patch.setattr("edgecnn.pipeline.engines.device", lambda: device)
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    return Machine(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture
@@ -299,3 +268,41 @@ def test_no_driver_is_one_line(cli: Cli, bundle: Bundle, machine: Machine, pictu
     machine.cuda.fails = {"cudaGetDeviceCount": "cudaErrorInsufficientDriver"}
     text = cli("predict", bundle.path, picture, "--backend", "tensorrt").failed(1)
     assert "there is no NVIDIA GPU with a working driver here (cudaErrorInsufficientDriver)" in text
+
+
+@pytest.mark.parametrize("command", ["predict", "verify", "evaluate"])
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [
+        ("tensorrt", "this needs tensorrt, which is not installed: pip install tensorrt"),
+        ("cuda.bindings.runtime", "pip install 'edgecnn[cuda]'"),
+    ],
+)
+def test_without_the_packages_it_is_one_line(
+    cli: Cli, bundle: Bundle, machine: Machine, picture: Path, command: str, package: str, said: str
+) -> None:
+    machine.patch.setitem(sys.modules, package, None)
+    rest = {"predict": [picture], "verify": [], "evaluate": ["--data", picture.parent]}[command]
+    assert said in cli(command, bundle.path, *rest, "--backend", "tensorrt").failed(1)
+
+
+def test_a_gpu_without_memory_is_one_line(cli: Cli, bundle: Bundle, machine: Machine, picture: Path) -> None:
+    machine.cuda.memory = 100
+    text = cli("predict", bundle.path, picture, "--backend", "tensorrt").failed(1)
+    assert "out of memory: CUDA cannot get 0.0 MB of device memory: run smaller batches or fewer contexts" in text
+    assert machine.cuda.held == 0
+
+
+def test_a_plan_that_was_changed_is_one_line(cli: Cli, bundle: Bundle, picture: Path) -> None:
+    plan = bundle.path / "engine.int8.tensorrt.plan"
+    plan.write_bytes(plan.read_bytes()[:-1] + b"x")
+    for command, *rest in (("predict", picture), ("verify",), ("build", "--target", "tensorrt")):
+        text = cli(command, bundle.path, *rest).failed(1)
+        assert "engine.int8.tensorrt.plan was changed after it was written (its sha256 differs)" in text
+
+
+def test_a_batch_outside_of_the_profile_is_refused_with_the_command_that_widens_it(bundle: Bundle) -> None:
+    with load(bundle.path, "int8", "tensorrt") as session, pytest.raises(UserError) as caught:
+        session.run({"input": np.repeat(X, 3, axis=0)})
+    assert "outside of what engine.int8.tensorrt.plan was built for: least [2, 3, 32, 32]" in str(caught.value)
+    assert "edgecnn build BUNDLE --target tensorrt --variant int8 --batch LEAST:BEST:MOST" in str(caught.value)

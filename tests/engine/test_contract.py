@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fake_tensorrt
 import onnx
 import pytest
+from engine_machine import ORIN
 from fake_tensorrt import members
 
 from edgecnn.artifacts import OnnxModel, sha256_file
 from edgecnn.engine import Batch, BuildConfig, build, protocols
-from edgecnn.errors import BackendError, GraphError, MissingDependencyError, UserError
+from edgecnn.errors import BackendError, GraphError, MissingDependencyError, OutputError, UserError
 from edgecnn.onnxio import load_ir, open_model, save_ir
 from edgecnn.passes.deform_plugin import DeformPlugin
 
@@ -246,3 +248,68 @@ def test_the_timing_cache_is_kept_by_version_gpu_and_graph(
     (note,) = notes("fp32")
     assert "nothing says what it is of" in note
     assert cache.read_bytes() == b"entry;"
+
+
+def test_memory_of_the_gpu_is_looked_at_before_the_work(
+    nets: Mapping[str, OnnxModel], tensorrt: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = tensorrt("10.3.0")
+    to = tmp_path / "x.plan"
+    with pytest.raises(UserError, match=r"--workspace 64\.0 GiB was asked for, and the GPU has 32\.0: ask for less"):
+        build(nets["fp32"], BuildConfig(target="tensorrt", workspace=64 << 30), to=to)
+    tensorrt("10.3.0", device=replace(ORIN, memory=1000))
+    with pytest.raises(
+        UserError, match=r"the weights of fp32\.onnx alone take 0\.0 GiB, and the GPU has 0\.0: build the int8"
+    ):
+        build(nets["fp32"], BuildConfig(target="tensorrt"), to=to)
+    assert module.configs == []
+    assert not to.exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "jetson", "said"),
+    [
+        ("8.6.1", False, "TensorRT before 10 has no strongly typed networks with INT8: pip install -U"),
+        (
+            "11.2.0",
+            True,
+            "TensorRT 11.0 to 11.4.0 does not support JetPack, and has no DLA: use the TensorRT 10 of JetPack 6",
+        ),
+    ],
+)
+def test_a_version_that_is_known_to_be_bad_is_refused(
+    version: str,
+    jetson: bool,
+    said: str,
+    nets: Mapping[str, OnnxModel],
+    tensorrt: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = tensorrt("10.3.0")
+    module.__version__ = version
+    monkeypatch.setattr("edgecnn.engine.builder.JETSON", tmp_path if jetson else tmp_path / "none")
+    with pytest.raises(UserError, match=said):
+        build(nets["fp32"], BuildConfig(target="tensorrt"), to=tmp_path / "x.plan")
+    assert module.configs == []
+
+
+def test_a_version_with_a_fault_is_warned_of_and_the_engine_says_so(
+    nets: Mapping[str, OnnxModel], tensorrt: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tensorrt("10.0.0").__version__ = "10.2.0"
+    engine = build(nets["fp32"], BuildConfig(target="tensorrt"), to=tmp_path / "x.plan")
+    (note,) = engine.lineage[-1].notes
+    assert note.startswith("TensorRT 10.2.0 is a release that other exporters refuse as faulty: pip install -U")
+    assert note in caplog.text
+
+
+def test_a_timing_cache_that_cannot_be_read_or_written_is_refused_before_the_work(
+    nets: Mapping[str, OnnxModel], tensorrt: Callable[..., Any], tmp_path: Path
+) -> None:
+    module = tensorrt("10.3.0")
+    for place, said in ((tmp_path, "it is a folder"), (tmp_path / "none" / "x.cache", "none is not a folder")):
+        with pytest.raises(OutputError, match=said):
+            build(nets["fp32"], BuildConfig(target="tensorrt", timing_cache=place), to=tmp_path / "x.plan")
+    assert module.configs == []
+    assert list(tmp_path.iterdir()) == []

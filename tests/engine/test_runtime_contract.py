@@ -36,6 +36,7 @@ def test_rtx_for_real() -> None:
     pairs = {**CLASSES, **RTX}
     found = [(theirs, name) for ours, theirs in pairs.items() for name in members(getattr(trt_api, ours))]
     assert not [pair for pair in found if not hasattr(getattr(rtx, pair[0]), pair[1])]
+    assert hasattr(rtx.IProfiler, "report_layer_time")
     assert rtx.TensorIOMode.INPUT.name == "INPUT"
     assert rtx.DataType.FLOAT.name == "FLOAT"
 

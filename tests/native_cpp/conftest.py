@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(HERE.parent / "runtime")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
 from cpp_tools import Probe, missing, openvino_cmake
 from tiny_bundle import write_tiny
+
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")

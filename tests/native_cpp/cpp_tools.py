@@ -12,7 +12,10 @@ from typing import Any
 
 __all__ = ["CppError", "Probe", "missing", "openvino_cmake"]
 
-QUIET = {"ASAN_OPTIONS": "detect_leaks=0"}  # OpenVINO keeps what it needs until the process ends
+QUIET = {
+    "ASAN_OPTIONS": "detect_leaks=0",  # OpenVINO keeps what it needs until the process ends
+    "TBB_ENABLE_SANITIZERS": "1",  # oneTBB then loads its libraries in a way that the address sanitizer can follow
+}
 
 
 def missing() -> str:

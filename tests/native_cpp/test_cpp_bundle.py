@@ -232,5 +232,3 @@ def test_a_variant_that_is_not_verified(probe: Probe, tmp_path: Path, verified: 
     bundle = write_tiny(tmp_path, variants=variants)
     assert tuple(probe("open", bundle=bundle.path)["warnings"]) == bundle.warnings()
     assert ("variant int8-cpu is not verified" in bundle.warnings()) is not verified
-
-

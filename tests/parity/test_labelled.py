@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,23 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         read_labelled(tmp_path / "absent", 10)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no pictures in .*expected a sub-folder a class"):
+        read_labelled(tmp_path, 10)
+
+
+def test_a_class_that_cannot_be_read_is_not_left_out_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("0", "1"):
+        save_pictures(tmp_path / name / "deeper", 1)
+    scandir = os.scandir
+
+    def refuse(folder: Path) -> object:
+        if Path(folder) == tmp_path / "1" / "deeper":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"1/deeper cannot be read: Permission denied"):
         read_labelled(tmp_path, 10)
 
 

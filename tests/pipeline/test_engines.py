@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine_machine import Machine
 from small_job import SPEC
 from torch import nn
 
@@ -44,9 +45,8 @@ def job(to: Path, *, deform: bool = False, **changes: Any) -> Outcome:
         quantize=QuantizeConfig(effort="fast"),
         calib_images=8,
         verify_images=4,
-        measure_seconds=0,
         use_cache=False,
-        **changes,
+        **{"measure_seconds": 0, **changes},
     )
     return run(SPEC, config, to=to, module=Net(deform))
 
@@ -95,6 +95,33 @@ def test_where_no_tensorrt_is_the_bundle_is_made_ready_for_it(tmp_path: Path, mo
     (note,) = [note for note in outcome.notes if "no engine" in note]
     assert "which is not installed" in note
     assert "on the device, run 'edgecnn build BUNDLE --target tensorrt'" in note
+
+
+def test_the_latency_gate_measures_what_was_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine whose plans of INT8 take their time."""
+    monkeypatch.setattr("edgecnn.pipeline.gate.SECONDS", 0.02)
+    machine = Machine(monkeypatch, tmp_path / "cache")
+    machine.module.delay = lambda graph: 0.04 if b"DequantizeLinear" in graph else 0.0
+    outcome = job(tmp_path / "net", target="tensorrt", latency_gate=True)
+    assert list(outcome.engines) == ["fp32", "int8", "fp16", "int8-fp16"]
+    assert outcome.report
+    assert outcome.gate is not None
+    assert outcome.gate.winner in ("fp16", "fp32")
+    assert not outcome
+    assert outcome.to_json()["gate"]["passed"] is False
+    manifest = outcome.bundle.manifest
+    assert [note for note in manifest.notes if note.startswith("latency of tensorrt: INT8 is not clearly faster")]
+    assert all(record.facts.speed is not None for record in manifest.engines.values())
+    assert outcome.bundle.choose(backend="tensorrt").variant == outcome.gate.winner
+
+
+def test_the_latency_gate_of_a_cpu_is_what_its_bundle_runs(tmp_path: Path) -> None:
+    outcome = job(tmp_path / "net", target="cpu", latency_gate=True, measure_seconds=0.02)
+    assert outcome.gate is not None
+    assert outcome.gate.winner == outcome.bundle.choose().variant
+    assert set(outcome.gate.ratios) >= {"fp32 on onnxruntime", "int8 on onnxruntime", "int8-cpu on onnxruntime"}
+    assert bool(outcome) is outcome.gate.winner.startswith("int8")
+    assert list(outcome.bundle.variants) == ["fp32", "int8", "int8-cpu"]
 
 
 def test_rtx_that_is_not_there_is_an_error_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -42,20 +43,22 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Ser
 @pytest.fixture
 def server(shared_server: sshd.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sshd.Server:
     """Return the sshd with an empty cache, and an inventory that names it ``edge``."""
-    import shutil
-
     shutil.rmtree(shared_server.cache, ignore_errors=True)
     shared_server.inventory(tmp_path / "config")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return shared_server
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of an fp32 and an int8-cpu variant, to be read and never changed."""
+    return write_tiny(tmp_path_factory.mktemp("tiny")).path
+
+
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    """Return a bundle of an fp32 and an int8-cpu variant, in a folder whose name a shell would misread."""
-    folder = tmp_path / "it's $(touch pwned) 模型"
-    folder.mkdir()
-    return write_tiny(folder, name="-tiny; rm x").path
+def bundle(tiny: Path, tmp_path: Path) -> Path:
+    """Return such a bundle of one's own, in a folder whose name a shell would misread."""
+    return Path(shutil.copytree(tiny, tmp_path / "it's $(touch pwned) 模型" / "-tiny; rm x"))
 
 
 @pytest.fixture

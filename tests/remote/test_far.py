@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,8 +26,8 @@ FAR = Path(transport.__file__).parent / "far"
 class Far:
     """A running far side."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, client: str = "a") -> None:
+        self.root, self.client = root, client
         self.process = subprocess.Popen(
             [sys.executable, "-X", "utf8", "-I", "-c", transport.BOOT], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -43,7 +46,7 @@ class Far:
         return self.process.stdout
 
     def __call__(self, op: str, payload: bytes = b"", **fields: Any) -> dict[str, Any]:
-        request = {"op": op, "root": str(self.root), **fields, "bytes": len(payload)}
+        request = {"op": op, "root": str(self.root), "client": self.client, **fields, "bytes": len(payload)}
         self.stdin.write(json.dumps(request).encode() + b"\n" + payload)
         self.stdin.flush()
         answer = json.loads(self.stdout.readline())
@@ -65,7 +68,8 @@ class Far:
         return answer
 
     def close(self) -> None:
-        self.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.stdin.close()
         self.process.wait(timeout=10)
         self.stdout.close()
 
@@ -112,7 +116,7 @@ def test_contents_are_whole_or_not_there(far: Far) -> None:
 
 
 def test_one_client_sends_at_a_time(far: Far) -> None:
-    sha, other = "a" * 64, Far(far.root)
+    sha, other = "a" * 64, Far(far.root, "b")
     try:
         assert far("missing", files={sha: 1})["missing"] == {sha: 0}
         assert other("missing", files={sha: 1})["busy"]
@@ -120,6 +124,24 @@ def test_one_client_sends_at_a_time(far: Far) -> None:
         far("unlock")
         assert other("missing", files={sha: 1})["missing"] == {sha: 0}
     finally:
+        other.close()
+
+
+def test_a_connection_that_went_silent_does_not_lock_its_client_out(far: Far) -> None:
+    """The network is gone without a word: the old connection's process lives on, and cannot know."""
+    sha, again, other = "a" * 64, Far(far.root), Far(far.root, "b")
+    try:
+        far("missing", files={sha: 1})
+        os.kill(far.process.pid, signal.SIGSTOP)
+        assert other("missing", files={sha: 1})["busy"]
+        assert again("missing", files={sha: 1})["missing"] == {sha: 0}
+        assert far.process.wait(timeout=5) == -signal.SIGKILL
+        long_ago = time.time() - 200
+        os.utime(far.root / "incoming.lock", (long_ago, long_ago))
+        assert not other("hold")["busy"]  # of another client, but idle for minutes
+        assert again.process.wait(timeout=5) == -signal.SIGKILL
+    finally:
+        again.close()
         other.close()
 
 
@@ -159,13 +181,13 @@ def test_a_job_runs_in_its_folder_and_leaves_nothing(far: Far) -> None:
 
 def test_a_job_outlives_its_connection_and_not_its_grace(far: Far) -> None:
     steps = [[sys.executable, "-c", "import time; time.sleep(60)"]]
-    far("start", job=JOB, trees=[], steps=steps, grace=1.5)
+    far("start", job=JOB, trees=[], steps=steps, grace=1.0)
     far.close()
-    time.sleep(0.7)
+    time.sleep(0.4)
     later = Far(far.root)
     try:
         assert later("poll", job=JOB, offset=0, wait=0)["state"] == "running"
-        time.sleep(4)
+        time.sleep(2.5)
         assert later("poll", job=JOB, offset=0, wait=0)["state"] == "gone"
         assert list((far.root / "jobs").iterdir()) == []
     finally:
@@ -188,8 +210,6 @@ def test_a_supervisor_that_is_killed_takes_its_job_along(far: Far) -> None:
         time.sleep(0.05)
     pid = int(pid_file.read_text())
     supervisor = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    import os
-
     os.kill(supervisor, 9)
     time.sleep(0.5)
     assert far("poll", job=JOB, offset=0, wait=0)["state"] == "lost"
@@ -200,8 +220,6 @@ def test_a_supervisor_that_is_killed_takes_its_job_along(far: Far) -> None:
 
 
 def test_what_is_old_is_swept_and_what_is_used_stays(far: Far) -> None:
-    import os
-
     old, used = far.put(b"old"), far.put(b"used")
     long_ago = time.time() - 31 * 86400
     for sha in (old, used):

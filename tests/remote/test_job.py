@@ -88,14 +88,14 @@ def test_a_cut_in_the_middle_loses_no_line_and_no_result(server: sshd.Server) ->
 
 def test_a_killed_client_leaves_no_job(server: sshd.Server, tmp_path: Path) -> None:
     """SIGKILL: nothing of the client's runs any more. The device stops program and child by itself, after the grace and not before."""
-    grace, pids = 3.0, tmp_path / "pids"
+    grace, pids = 2.0, tmp_path / "pids"
     values = {"name": "edge", "host": "edge", "ssh_config": str(server.config), "root": str(server.cache),
               "grace": grace, "base_python": sys.executable}  # fmt: skip
     client = subprocess.Popen([sys.executable, "-c", CLIENT, json.dumps(values), SLEEP, str(pids)])
     try:
         assert wait_for(pids.exists, 30)
         running = [int(pid) for pid in pids.read_text().split()]
-        time.sleep(grace + 1)
+        time.sleep(grace + 0.5)
         assert all(alive(pid) for pid in running)  # the client keeps it alive for longer than the grace
     finally:
         client.kill()
@@ -137,7 +137,7 @@ def test_a_client_that_comes_back_too_late_is_told(server: sshd.Server) -> None:
 
     def listen(line: str) -> None:
         said.append(line)
-        time.sleep(4)  # the client is suspended
+        time.sleep(2.5)  # the client is suspended
 
     code = "import sys, time; print('go', file=sys.stderr, flush=True); time.sleep(90)"
     lost = pytest.raises(RemoteError, match="stopped there, since no client asked for it for 1 s")
@@ -159,7 +159,10 @@ def test_files_come_back_checked(server: sshd.Server, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_ctrl_c_on_the_command_line(server: sshd.Server, bundle: Path, photo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_client_that_is_stopped_on_the_command_line(
+    server: sshd.Server, bundle: Path, photo: Path, tmp_path: Path, sign: signal.Signals
+) -> None:
     """The job ends, nothing of it stays, and the exit code is 130."""
     python = tmp_path / "slow python"
     python.write_text(
@@ -170,7 +173,7 @@ def test_ctrl_c_on_the_command_line(server: sshd.Server, bundle: Path, photo: Pa
     command = [sys.executable, "-m", "edgecnn", "predict", *options, "--", str(bundle), str(photo)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
         started = wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), 30)
-        client.send_signal(signal.SIGINT)
+        client.send_signal(sign)
         out, err = client.communicate(timeout=30)
     assert started, err
     assert client.returncode == 130, err

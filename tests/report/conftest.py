@@ -6,4 +6,4 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS / folder) for folder in ("report", "parity", "runtime")]
+sys.path[:0] = [str(TESTS / folder) for folder in ("report", "parity", "runtime", "bench_command")]

@@ -98,6 +98,7 @@ ENGINE: dict[str, Any] = {
     "cuda": "13", "driver_cuda": "", "compute_capabilities": ["8.6"], "platform": "linux-x86_64", "precision": "fp32",
     "profile": {"input": [[1, 3, 32, 32], [8, 3, 32, 32], [32, 3, 32, 32]]}, "options": {"batch": "1:8:32"},
     "model_sha256": "0" * 64, "timing_cache_sha256": "", "seconds": 0.5, "audit": {"passed": True}, "lineage": [],
+    "speed": {"milliseconds": 1.5, "ratio": 0.6, "baseline": "fp16", "gpu": "RTX (8.6)"},
 }  # fmt: skip
 
 
@@ -117,6 +118,9 @@ def test_engines_round_trip_and_old_bundles_have_none(data: dict[str, Any]) -> N
     assert manifest.to_json() == changed
     assert manifest.engines["fp32.tensorrt-rtx"].facts.profile["input"][2] == (32, 3, 32, 32)
     assert manifest.engines["fp32.tensorrt-rtx"].facts.passed
+    del changed["engines"]["fp32.tensorrt-rtx"]["speed"]  # as it was before engines were measured
+    jsonschema.validate(changed, schema())
+    assert Manifest.from_json(changed).engines["fp32.tensorrt-rtx"].facts.speed is None
     old = copy(data)
     del old["engines"]
     jsonschema.validate(old, schema())
@@ -132,6 +136,8 @@ def test_engines_round_trip_and_old_bundles_have_none(data: dict[str, Any]) -> N
         ({"version": 10}, BundleSchemaError),
         ({"seconds": -1}, BundleSchemaError),
         ({"audit": None}, BundleSchemaError),
+        ({"speed": {"milliseconds": 1, "ratio": -1, "baseline": "fp16", "gpu": ""}}, BundleSchemaError),
+        ({"speed": {"milliseconds": 1, "ratio": 1, "baseline": "fp16"}}, BundleSchemaError),
         ({"file": "../engine.plan"}, BundlePathError),
     ],
 )

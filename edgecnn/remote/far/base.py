@@ -6,10 +6,15 @@ import fcntl
 import hashlib
 import os
 import re
+import signal
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 __all__ = ["Refused", "Session", "inside", "job_folder", "locked", "object_path", "root_of", "sha256", "supervised"]
+
+IDLE = 120.0  # s: a sender that is alive asks for something more often than this
 
 
 class Refused(Exception):  # noqa: N818 -- a request that is answered with its text
@@ -23,15 +28,35 @@ class Session:
         """Hold nothing."""
         self.lock = -1
 
-    def acquire(self, root: Path) -> bool:
-        """Take the lock on ``incoming``; False while another client has it."""
-        if self.lock >= 0:
-            return True
-        handle = os.open(root / "incoming.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        if not locked(handle):
-            os.close(handle)
+    def acquire(self, root: Path, client: str) -> bool:
+        """Take the lock on ``incoming``, or keep it; False while another client has it.
+
+        A connection whose network went silent may hold it still: that of the same client, or one that was idle for :data:`IDLE`, is ended.
+        """
+        path = root / "incoming.lock"
+        if self.lock < 0:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            if not locked(handle) and not (self._end_holder(handle, client) and locked(handle)):
+                os.close(handle)
+                return False
+            self.lock = handle
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()} {client}".encode(), 0)
+        os.utime(path)
+        return True
+
+    def _end_holder(self, handle: int, client: str) -> bool:
+        """End the process that holds the lock, if it may be ended, and wait until it is gone."""
+        found = re.fullmatch(r"(\d+) (\w*)", os.pread(handle, 200, 0).decode("ascii", "replace"))
+        if not found or (found.group(2) != client and time.time() - os.fstat(handle).st_mtime < IDLE):
             return False
-        self.lock = handle
+        with suppress(OSError):
+            opened = [one.stat() for one in Path("/proc", found.group(1), "fd").iterdir() if one.exists()]
+            if any(
+                os.path.samestat(one, os.fstat(handle)) for one in opened
+            ):  # the number may be another process's by now
+                os.kill(int(found.group(1)), signal.SIGKILL)
+                time.sleep(0.2)
         return True
 
     def release(self) -> None:

@@ -15,15 +15,16 @@ __all__ = ["MARK", "serve"]
 
 MARK = b"\x1eedgecnn 1\n"
 """Stands before the first answer: what a login shell prints comes earlier."""
+SILENCE = 900  # s without a request, after which a connection whose client is gone ends itself
 
 OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "hello": store.hello,
     "missing": store.missing,
+    "hold": store.hold,
     "put": store.put,
     "commit": store.commit,
     "unlock": store.unlock,
     "adopt": store.adopt,
-    "drop": store.drop,
     "start": jobs.start,
     "poll": jobs.poll,
     "kill": jobs.kill,
@@ -41,7 +42,9 @@ def serve() -> None:
     outgoing.write(MARK)
     outgoing.flush()
     while True:
+        signal.alarm(SILENCE)
         line = incoming.readline()
+        signal.alarm(0)
         if not line.endswith(b"\n"):
             return
         request = json.loads(line)

@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from edgecnn.remote.far.base import inside, object_path, root_of, sha256, supervised
+from edgecnn.remote.far.base import inside, job_folder, object_path, root_of, sha256, supervised
 
-__all__ = ["adopt", "commit", "drop", "hello", "missing", "put", "unlock"]
+__all__ = ["adopt", "commit", "hello", "hold", "missing", "put", "unlock"]
 
 DAY = 86400.0
 
@@ -62,7 +62,7 @@ def missing(request: dict[str, Any]) -> dict[str, Any]:
             os.utime(path)
         else:
             absent[sha] = 0
-    if absent and not request["session"].acquire(root):
+    if absent and not request["session"].acquire(root, request["client"]):
         return {"busy": True}
     for sha in absent:
         with suppress(FileNotFoundError):
@@ -70,10 +70,15 @@ def missing(request: dict[str, Any]) -> dict[str, Any]:
     return {"missing": absent, "free": shutil.disk_usage(root).free}
 
 
+def hold(request: dict[str, Any]) -> dict[str, Any]:
+    """Keep other clients from sending, while this one sends by other means."""
+    return {"busy": not request["session"].acquire(root_of(request), request["client"])}
+
+
 def put(request: dict[str, Any]) -> dict[str, Any]:
     """Write a part of an arriving content at its place; ``have`` says how much is there where that is less than the place."""
     root = root_of(request)
-    if not request["session"].acquire(root):
+    if not request["session"].acquire(root, request["client"]):
         return {"busy": True}
     path = root / "incoming" / object_path(root, request["sha"]).name
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -90,7 +95,7 @@ def put(request: dict[str, Any]) -> dict[str, Any]:
 def commit(request: dict[str, Any]) -> dict[str, Any]:
     """Check arrived contents against their hash and give them their place; those that are wrong are removed, and named."""
     root = root_of(request)
-    if not request["session"].acquire(root):
+    if not request["session"].acquire(root, request["client"]):
         return {"busy": True}
     bad = []
     for sha in request["shas"]:
@@ -115,21 +120,11 @@ def unlock(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def adopt(request: dict[str, Any]) -> dict[str, Any]:
-    """Say whether an environment is here, having put ``part`` in its place if that is named."""
-    venvs = root_of(request) / "venvs"
-    place = inside(venvs, request["key"])
-    if request.get("part"):
-        part = inside(venvs, request["part"])
-        try:
-            part.rename(place)
-        except OSError:  # another client was quicker
-            shutil.rmtree(part, ignore_errors=True)
+    """Say whether an environment is here, having put in its place the one that a job made, if that is named."""
+    place = inside(root_of(request) / "venvs", request["key"])
+    if request.get("job"):
+        with suppress(OSError):  # another client was quicker, or this request came twice
+            (job_folder(request) / "work" / "venv").rename(place)
     with suppress(OSError):
         os.utime(place)
     return {"python": str(place / "bin" / "python") if (place / "bin" / "python").exists() else ""}
-
-
-def drop(request: dict[str, Any]) -> dict[str, Any]:
-    """Remove an environment that could not be finished."""
-    shutil.rmtree(str(inside(root_of(request) / "venvs", request["part"])), ignore_errors=True)
-    return {}

@@ -1,7 +1,8 @@
 // Pillow's resize for 8-bit images, bit for bit: antialiasing filters in its fixed-point arithmetic, and its nearest neighbour.
 //
-// Formulas and constants: Pillow 13, src/libImaging/Resample.c (precompute_coeffs, normalize_coeffs_8bpc) and Geometry.c
-// (ImagingScaleAffine). Only the part of the result that the caller keeps is computed.
+// Formulas and constants: Pillow 13.0, src/libImaging/Resample.c (precompute_coeffs, normalize_coeffs_8bpc, ImagingResampleInner) and
+// Geometry.c (ImagingScaleAffine). Older versions always resize along x first, which for tall pictures differs by a grey level or
+// two. Only the part of the result that the caller keeps is computed.
 #pragma once
 
 #include <edgecnn/spec.hpp>
@@ -10,6 +11,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace edgecnn::detail {
@@ -106,16 +108,16 @@ inline std::uint8_t clipped(std::int32_t sum) noexcept {
     return static_cast<std::uint8_t>(std::clamp(sum >> kPrecision, 0, 255));
 }
 
-/// Resize the rows [from, to) of the source along x.
-inline std::vector<std::uint8_t> resize_rows(Pixels const& source, int from, int to, Taps const& x) {
+/// Resize along x; `shift` is the column of the original that the source begins with.
+inline std::vector<std::uint8_t> resize_rows(Pixels const& source, Taps const& x, int shift) {
     auto const channels = static_cast<std::size_t>(source.channels);
-    std::vector<std::uint8_t> result(static_cast<std::size_t>(to - from) * x.start.size() * channels);
+    std::vector<std::uint8_t> result(static_cast<std::size_t>(source.height) * x.start.size() * channels);
     auto* out = result.data();
-    for (int y = from; y < to; ++y) {
+    for (int y = 0; y < source.height; ++y) {
         auto const* const row = source.row(y);
         for (std::size_t i = 0; i < x.start.size(); ++i) {
             auto const* const weights = x.weights.data() + x.stride * i;
-            auto const* const first = row + static_cast<std::size_t>(x.start[i]) * channels;
+            auto const* const first = row + static_cast<std::size_t>(x.start[i] - shift) * channels;
             for (std::size_t c = 0; c < channels; ++c) {
                 std::int32_t sum = 1 << (kPrecision - 1);
                 for (int k = 0; k < x.count[i]; ++k) {
@@ -128,7 +130,7 @@ inline std::vector<std::uint8_t> resize_rows(Pixels const& source, int from, int
     return result;
 }
 
-/// Resize along y.
+/// Resize along y; `shift` is the row of the original that the source begins with.
 inline std::vector<std::uint8_t> resize_columns(Pixels const& source, Taps const& y, int shift) {
     auto const width = static_cast<std::size_t>(source.width) * static_cast<std::size_t>(source.channels);
     std::vector<std::uint8_t> result(y.start.size() * width);
@@ -181,36 +183,59 @@ inline bool is_identity(Axis const& axis, int source) noexcept {
     return axis.size == source && axis.from == 0.0F && axis.to == static_cast<float>(axis.size);
 }
 
+/// What an axis needs of the source: how its pixels are made, and from where to where they lie.
+struct Need {
+    bool same = false; ///< every pixel is kept as it is
+    Taps taps;
+    int from = 0;
+    int to = 0;
+};
+
+inline Need need_of(Interpolation kind, Axis const& axis, int source) {
+    if (is_identity(axis, source)) {
+        return {true, {}, axis.first, axis.last};
+    }
+    Taps found = taps(kind, axis, source);
+    int const from = found.start.front(), to = found.start.back() + found.count.back();
+    return {false, std::move(found), from, to};
+}
+
 /// Resize, and return the wanted part: dense rows of x.count() pixels.
 inline std::vector<std::uint8_t> resized(Pixels const& source, Axis const& x, Axis const& y, Interpolation kind) {
     if (kind == Interpolation::nearest) {
         return gathered(source, nearest(y, source.height), nearest(x, source.width));
     }
-    bool const same_rows = is_identity(y, source.height);
-    Taps const vertical = same_rows ? Taps{} : taps(kind, y, source.height);
-    int from = y.first, to = y.last;
-    if (!same_rows) {
-        from = vertical.start.front();
-        to = vertical.start.back() + vertical.count.back();
-    }
-    std::vector<std::uint8_t> middle;
-    if (is_identity(x, source.width)) {
-        std::vector<int> rows, columns;
-        for (int i = from; i < to; ++i) {
-            rows.push_back(i);
+    Need const across = need_of(kind, x, source.width), down = need_of(kind, y, source.height);
+    auto const channels = static_cast<std::size_t>(source.channels);
+    auto const* const start = source.row(down.from) + static_cast<std::size_t>(across.from) * channels;
+    Pixels part = {start, across.to - across.from, down.to - down.from, source.channels, source.stride};
+    std::vector<std::uint8_t> first, second;
+    auto const resize_x = [&](std::vector<std::uint8_t>& into) {
+        if (!across.same) {
+            into = resize_rows(part, across.taps, across.from);
+            part = {into.data(), x.count(), part.height, part.channels, static_cast<std::size_t>(x.count()) * channels};
         }
-        for (int i = x.first; i < x.last; ++i) {
-            columns.push_back(i);
+    };
+    auto const resize_y = [&](std::vector<std::uint8_t>& into) {
+        if (!down.same) {
+            into = resize_columns(part, down.taps, down.from);
+            part = {into.data(), part.width, y.count(), part.channels, static_cast<std::size_t>(part.width) * channels};
         }
-        middle = gathered(source, rows, columns);
+    };
+    std::int64_t const lower = std::int64_t{source.height} - y.size, narrower = std::int64_t{source.width} - x.size;
+    if (lower > 0 && lower > narrower * 2) { // Pillow 13 then begins with y, which is rounded before x
+        resize_y(first);
+        resize_x(second);
     } else {
-        middle = resize_rows(source, from, to, taps(kind, x, source.width));
+        resize_x(first);
+        resize_y(second);
     }
-    if (same_rows) {
-        return middle;
+    std::vector<std::uint8_t> result(static_cast<std::size_t>(part.height) * static_cast<std::size_t>(part.width) * channels);
+    auto* out = result.data();
+    for (int row = 0; row < part.height; ++row) {
+        out = std::copy_n(part.row(row), static_cast<std::size_t>(part.width) * channels, out);
     }
-    auto const stride = static_cast<std::size_t>(x.count()) * static_cast<std::size_t>(source.channels);
-    return resize_columns(Pixels{middle.data(), x.count(), to - from, source.channels, stride}, vertical, from);
+    return result;
 }
 
 } // namespace edgecnn::detail

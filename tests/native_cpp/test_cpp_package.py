@@ -124,6 +124,38 @@ def test_the_session_of_tensorrt_compiles(tmp_path: Path) -> None:
     compiled(tmp_path / "app.cpp", "-isystem", Path(root) / "include", "-isystem", cuda, "-DEDGECNN_WITH_TENSORRT")
 
 
+def test_the_session_of_tensorrt_over_a_stand_in(built: Path, tmp_path: Path) -> None:
+    """What it makes of TensorRT's answers: shapes, threads that share two contexts, and errors after which nothing is held."""
+    done = subprocess.run([built / "trt_session", tmp_path], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert found["batch"].startswith("UserError: the input has shape [5, 3, 2, 2], outside of what plan was built for")
+    assert found["limits"] == "1 to 4"
+    assert found["input"] == "input [-1, 3, 2, 2]"
+    assert found["output"] == "logits [-1, 2]"
+    for name in ("wrong", "overlaps", "allocated by runs", "held"):
+        assert found[name] == "0", name
+    assert {value for name, value in found.items() if name.endswith(" holds")} == {"0"}
+    # The manifest is looked at first: these two plans are damaged, and TensorRT never saw them.
+    assert found["version"].startswith(
+        "EngineMisfitError: damaged needs TensorRT 10.9.0, and 10.3.0.26 is installed here"
+    )
+    assert found["device"].startswith(
+        "EngineMisfitError: damaged needs a GPU of compute capability 9.0, and this one has 8.7"
+    )
+    for name, start in {
+        "damaged": "BackendError: TensorRT 10.3.0.26 cannot load damaged: Serialization assertion failed: magic tag",
+        "gone": "UserError: no plan at",
+        "number": "UserError: GPU 1 was asked for, and there are 1",
+        "contexts": "UserError: TensorRT: contexts must be at least 1",
+        "run": "BackendError: TensorRT failed to run plan: IExecutionContext::enqueueV3: Error Code 1",
+        "memory": "BackendError: out of memory: CUDA cannot get device memory",
+        "finish": "BackendError: CUDA cannot finish a run: an illegal memory access",
+        "driver": "BackendError: there is no NVIDIA GPU with a working driver here",
+    }.items():
+        assert found[name].startswith(start), found[name]
+
+
 ENGINE: dict[str, Any] = {
     "file": "parity.json", "variant": "fp32", "flavour": "tensorrt", "version": "10.3.0", "cuda": "12", "driver_cuda": "",
     "compute_capabilities": ["8.7"], "platform": f"linux-{os.uname().machine}", "precision": "fp32",

@@ -24,6 +24,9 @@ from edgecnn.errors import DataError, EdgecnnError
 from edgecnn.runtime import Batching, Classifier, Prediction, Service, Wait
 
 COLUMNS = ["file", "index", "label", "probability", "error"]
+ANY_BYTES = "surrogateescape"
+"""How names of files that are not UTF-8 go through, and a line that was cut off within a character."""
+
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -51,7 +54,7 @@ def resume(table: Path) -> set[str]:
         DataError: it is another kind of table.
         OutputError: it cannot be written.
     """
-    text = table.read_bytes().decode() if table.exists() else ""
+    text = table.read_bytes().decode(errors=ANY_BYTES) if table.exists() else ""
     rows = list(csv.reader(io.StringIO(text, newline="")))
     if rows and rows[0] != COLUMNS and text.endswith("\n"):
         raise DataError(f"{table} is not a table of this job: its columns are {rows[0]}")
@@ -59,7 +62,7 @@ def resume(table: Path) -> set[str]:
     if not rows or len(whole) < len(rows) - 1 or rows[0] != COLUMNS:
         buffer = io.StringIO(newline="")
         csv.writer(buffer, lineterminator="\n").writerows([COLUMNS, *whole])
-        write_bytes(table, buffer.getvalue().encode())
+        write_bytes(table, buffer.getvalue().encode(errors=ANY_BYTES))
     return {row[0] for row in whole}
 
 
@@ -94,7 +97,7 @@ def run(service: Service, folder: Path, table: Path) -> Done:
     done = resume(table)
     todo = [path for path in found if path.relative_to(folder).as_posix() not in done]
     failed = 0
-    with table.open("a", encoding="utf-8", newline="") as stream:
+    with table.open("a", encoding="utf-8", errors=ANY_BYTES, newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         for path, outcome in classify(service, todo):
             name = path.relative_to(folder).as_posix()

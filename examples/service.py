@@ -29,7 +29,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from edgecnn.errors import BusyError, DataError, EdgecnnError, UserError
-from edgecnn.runtime import AutoOptions, Batching, HotClassifier, Refuse, Service
+from edgecnn.runtime import AutoOptions, Batching, HotClassifier, Refuse, Service, TensorRtOptions
 
 LARGEST = 10 << 20
 """Bytes of a picture, at most."""
@@ -124,6 +124,15 @@ async def read_body(request: Request, largest: int) -> bytes:
     return bytes(body)
 
 
+def session_options(backend: str, threads: int) -> AutoOptions | TensorRtOptions:
+    """Return the options of a backend; an engine that does not fit this device is built anew, and kept in the cache folder."""
+    if backend in ("tensorrt", "tensorrt-rtx"):
+        from edgecnn.pipeline.engines import rebuilt
+
+        return TensorRtOptions(flavour=backend, rebuild=rebuilt)  # type: ignore[arg-type]
+    return AutoOptions(threads=threads)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     import uvicorn
@@ -136,6 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--backend", default="auto", help="onnxruntime, openvino, tensorrt, tensorrt-rtx [auto]")
     parser.add_argument("--threads", type=int, default=0, help="of one run; 0: as the backend chooses [0]")
     parser.add_argument("--batch", type=int, default=8, help="pictures to run at once, at most [8]")
+    parser.add_argument("--allow-unverified", action="store_true", help="serve a bundle whose verification failed")
     parser.add_argument("--capacity", type=int, default=64, help="pictures that may wait [64]")
     options = parser.parse_args(arguments)
     try:
@@ -143,7 +153,8 @@ def main(arguments: list[str] | None = None) -> int:
             options.bundle,
             options.variant,
             options.backend,
-            options=AutoOptions(threads=options.threads),
+            options=session_options(options.backend, options.threads),
+            allow_unverified=options.allow_unverified,
             warm_up=(1, options.batch),
         )
         service = Service(classifier, Batching(largest=options.batch), capacity=options.capacity, when_full=Refuse())

@@ -97,16 +97,17 @@ def _cells(
     """Return the matrix's cells with their labels, and what cannot be one with the reason."""
     cells: list[Cell] = []
     skipped: list[tuple[str, UserError | BackendError]] = []
+    names = _names(bundles)
     for candidate, threads, batch in itertools.product(config.candidates, config.threads, config.batches):
         bundle = bundles[candidate.bundle]
         try:
             cell = cell_of(bundle, candidate, config, batch, threads, rebuild)
         except UserError as error:
             asked = "@".join(text for text in (candidate.variant, candidate.backend) if text)
-            skipped.append((f"{bundle.path.name}:{asked}", error))
+            skipped.append((f"{names[candidate.bundle]}:{asked}", error))
             continue
         label = str(cell.choice).replace(" on ", "@")
-        label = f"{bundle.path.name}:{label}" if len(bundles) > 1 else label
+        label = f"{names[candidate.bundle]}:{label}" if len(bundles) > 1 else label
         label += f" batch {batch}" if len(config.batches) > 1 else ""
         label += f" threads {threads}" if len(config.threads) > 1 else ""
         if all(other.label != label or config.compare for other in cells):
@@ -114,6 +115,12 @@ def _cells(
     if config.compare and len({cell.label for cell in cells}) < len(cells):
         cells = [replace(cell, label=f"{cell.label} #{index}") for index, cell in enumerate(cells, 1)]
     return cells, skipped
+
+
+def _names(bundles: Sequence[Bundle]) -> list[str]:
+    """Return the name of each bundle's folder, its whole path where several have one name."""
+    names = [bundle.path.name for bundle in bundles]
+    return [name if names.count(name) == 1 else str(bundle.path) for name, bundle in zip(names, bundles, strict=True)]
 
 
 def _each(

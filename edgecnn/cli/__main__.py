@@ -32,6 +32,7 @@ COMMANDS = {
     "report": "One page with everything there is to know of a bundle.",
     "predict": "Classify images with a bundle.",
     "inspect": "Show what is in a bundle or an ONNX file, and why.",
+    "package": "Package a bundle for Triton, or as a container image.",
     "native": "Say where the C++ runtime is: headers, CMake, an example.",
     "plugin": "Compile the deformable-convolution plugin for TensorRT.",
     "devices": "List and probe the devices that --on runs on.",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,7 +81,8 @@ def _run(command: click.Command, ctx: click.Context, devices: Sequence[Device], 
     as_json, many, verb = bool(ctx.params["as_json"]), target.startswith("fleet:"), str(command.name)
     with progress_bar(as_json) as progress:
         prepared = prepare(verb, _arguments(command, ctx), progress=progress)
-        answers = run_fleet(devices, prepared, lambda device: _listener(device, progress, many))
+        with _stoppable():
+            answers = run_fleet(devices, prepared, lambda device: _listener(device, progress, many))
     for answer in answers:
         for note in answer.value.notes if answer.value else ():
             warn(note)
@@ -95,6 +99,18 @@ def _run(command: click.Command, ctx: click.Context, devices: Sequence[Device], 
     elif document is not None:
         _print(verb, document)
     return answer.value.code
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does, so that the device's job ends at once and not after its grace."""
+    signs = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    before = [(sign, signal.signal(sign, signal.default_int_handler)) for sign in signs]
+    try:
+        yield
+    finally:
+        for sign, handler in before:
+            signal.signal(sign, handler)
 
 
 def _listener(device: Device, progress: Progress, many: bool) -> Listener:

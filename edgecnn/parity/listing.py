@@ -13,7 +13,7 @@ from edgecnn.parity.labelled import Entry, Row, evenly, fingerprint, scan
 
 __all__ = ["Listing", "Pictures"]
 
-_BATCH = 1000
+_BATCH = 100
 
 
 class Pictures(Protocol):

@@ -6,9 +6,7 @@ import base64
 import hashlib
 import io
 import json
-import secrets
 import zipfile
-from contextlib import suppress
 from importlib import import_module, metadata
 from pathlib import Path
 
@@ -65,43 +63,42 @@ def interpreter(link: Link, *, progress: Progress = silent) -> str:
 
 
 def _install(link: Link, key: str, trees: dict[str, Tree]) -> str:
-    """Make the environment beside its place, and put it there when pip is done."""
-    device, part = link.device, f"{key}-{secrets.token_hex(4)}.part"
-    target, said = f"{link.root}/venvs/{part}", [""]
+    """Make the environment in a job's folder, and give it its place when pip is done: an interrupted one leaves nothing."""
+    device, said = link.device, [""]
 
     def listen(line: str) -> None:
         said.append(line)
         link.say(f"{device.name}: {line}")
 
     with Job(link) as job:
-        wheel_file = f"{job.work}/wheel/{trees['wheel'].name}"
+        wheel_file, made = f"{job.work}/wheel/{trees['wheel'].name}", f"{job.work}/venv"
         places = [(f"wheel/{trees['wheel'].name}", trees["wheel"])]
         offline: list[str] = []
         if "wheelhouse" in trees:
             places.append(("wheelhouse", trees["wheelhouse"]))
             offline = ["--no-index", "--find-links", f"{job.work}/wheelhouse"]
-        pip = [f"{target}/bin/python", "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet"]
+        # what is imported is compiled then, and the rest of numpy never
+        pip = [
+            f"{made}/bin/python",
+            "-m",
+            "pip",
+            "install",
+            "--no-input",
+            "--disable-pip-version-check",
+            "--quiet",
+            "--no-compile",
+        ]
+        base = link.call("check", python=device.base_python, packages=[])["path"]  # a job has no shell to find it
         steps = [
-            [_absolute(link, device.base_python), "-m", "venv", "--system-site-packages", target],
+            [base, "-m", "venv", "--system-site-packages", made],
             [*pip, *offline, f"{wheel_file}[{','.join(device.extras)}]"],
         ]
-        try:
-            ended = job.run(steps, trees=places, listen=listen)
-        except BaseException:
-            with suppress(RemoteError):
-                link.call("drop", part=part)
-            raise
-    if ended.code:
-        link.call("drop", part=part)
-        why = " / ".join(line for line in said[-3:] if line)
-        todo = "an offline device needs a wheelhouse; a Debian without venv needs apt install python3-venv"
-        raise RemoteError(f"{device.name}: edgecnn could not be installed there ({why}): {todo}")
-    return str(link.call("adopt", key=key, part=part)["python"])
-
-
-def _absolute(link: Link, python: str) -> str:
-    """Return an interpreter's path, since a job has no shell to find it."""
-    return str(link.call("check", python=python, packages=[])["path"])
+        ended = job.run(steps, trees=places, listen=listen)
+        if ended.code == 0:
+            return str(link.call("adopt", key=key, job=job.id)["python"])
+        why = " / ".join(line for line in (*said[-3:], job.said()) if line)  # venv complains on stdout
+    todo = "an offline device needs a wheelhouse; a Debian without venv needs apt install python3-venv"
+    raise RemoteError(f"{device.name}: edgecnn could not be installed there ({why}): {todo}")
 
 
 def _key(wheel_data: bytes, link: Link, python: str, wheelhouse: Tree | None) -> str:

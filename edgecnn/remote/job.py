@@ -116,6 +116,15 @@ class Job:
                 listen(pending.decode(errors="replace"))
             return self._ended(answer)
 
+    def keep(self) -> None:
+        """Tell the device that its client is alive, while something else is done here. Raises RemoteError."""
+        self._link.call("poll", job=self.id, offset=1 << 62, wait=0)
+
+    def said(self) -> str:
+        """Return the end of what the programs printed on stdout. Raises RemoteError."""
+        data = self._link.call("get", job=self.id, path="out", offset=0, limit=CHUNK)["data"]
+        return " ".join(data.decode(errors="replace").split())[-400:]
+
     def document(self) -> dict[str, Any] | None:
         """Return the JSON document that the command printed, None where it printed none. Raises RemoteError."""
         data = b""

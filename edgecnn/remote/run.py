@@ -6,7 +6,8 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -166,12 +167,23 @@ def run_on(
             )
             document = job.document()
             translated = None if document is None else _translate(document, lines.back)
-            with store or threading.Lock():
+            with _alone(job, store or threading.Lock()):
                 notes = _bring_back(job, prepared, device, own_copy=own_copy)
                 outcome = Outcome(
                     device=device, document=translated, sent=sent, ended=ended, reconnected=link.reconnected, notes=notes
                 )  # fmt: skip
                 return _keep(outcome, prepared)
+
+
+@contextmanager
+def _alone(job: Job, store: threading.Lock) -> Iterator[None]:
+    """Hold a lock, keeping the device's job for as long as that takes to get."""
+    while not store.acquire(timeout=1.0):
+        job.keep()
+    try:
+        yield
+    finally:
+        store.release()
 
 
 class _Lines:
@@ -302,9 +314,9 @@ def _fetch_engines(job: Job, index: int, prepared: Prepared, device: Device, *, 
         job.fetch(f"{place}/{MANIFEST}", sha, size, manifest)
         theirs = Manifest.parse(manifest.read_bytes())
         engines: list[tuple[str, Engine]] = []
-        for record in theirs.engines.values():
+        for name, record in theirs.engines.items():
             file = theirs.files[record.file]
-            if record.file in tree.files and tree.files[record.file].sha256 == file.sha256:
+            if bundle.manifest.engines.get(name) == record and tree.files[record.file].sha256 == file.sha256:
                 continue
             found = job.files([f"{place}/{record.file}"], keep=True)
             if found.get(f"{place}/{record.file}") != (file.sha256, file.bytes):
@@ -316,7 +328,7 @@ def _fetch_engines(job: Job, index: int, prepared: Prepared, device: Device, *, 
         if not engines:
             return []
         target = _copy_of(bundle, device) if own_copy else Bundle.open(bundle.path, allow_unverified=True)
-        add_engines(target, engines)
+        add_engines(target, engines, notes=[note for note in theirs.notes if note not in bundle.manifest.notes])
     return [f"{device.name}: its engines are in {target.path}"] if own_copy else []
 
 

@@ -34,6 +34,7 @@ CHUNK = 4 << 20  # bytes in one request, where rsync is missing
 _MARGIN = 1.05  # of free space over what is sent
 _HOLD = 20.0  # s: the far side ends a sender that says nothing for longer than 120 (far/base.py)
 _STRIKES = 4  # interruptions in a row that brought nothing
+_MISUNDERSTOOD = {1, 2, 4, 127}  # rsync(1): syntax, protocol, an action that is not supported; a shell without it
 _BROKEN = {10, 12, 30, 35, 255}  # rsync(1): socket, protocol stream, timeouts; 255 is ssh's
 
 
@@ -142,8 +143,13 @@ def send(link: Link, trees: Iterable[Tree], *, progress: Progress = silent) -> S
                 f"{link.device.name}: {size / 1e6:.1f} MB are to be sent and {answer['free'] / 1e6:.1f} MB are free in {link.root}: "
                 "make room there, or name another folder as root in devices.toml"
             )
-        how = "rsync" if link.here["rsync"] and shutil.which("rsync") else "ssh"
-        (_by_rsync if how == "rsync" else _by_requests)(link, todo, absent, progress)
+        how = (
+            "rsync"
+            if link.here["rsync"] and shutil.which("rsync") and _by_rsync(link, todo, absent, progress)
+            else "ssh"
+        )
+        if how == "ssh":
+            _by_requests(link, todo, absent, progress)
         bad: list[str] = _when_free(link, op="commit", shas=list(absent))["bad"]
         link.call("unlock")
         arrived = len(todo) - len(bad)
@@ -151,7 +157,9 @@ def send(link: Link, trees: Iterable[Tree], *, progress: Progress = silent) -> S
         if not bad:
             return sent
         link.say(f"{link.device.name}: {len(bad)} files arrived changed, and are sent again")
-    raise RemoteError(f"{link.device.name}: files arrived changed again and again: is its disk sound, and its memory?")
+    raise RemoteError(
+        f"{link.device.name}: files arrived changed again and again: do they change here meanwhile? Is its disk sound?"
+    )
 
 
 def _when_free(link: Link, **request: Any) -> dict[str, Any]:
@@ -177,6 +185,8 @@ def _by_requests(link: Link, todo: Mapping[str, Content], have: Mapping[str, int
             while True:
                 stream.seek(offset)
                 block = stream.read(CHUNK)
+                if not block and offset < content.size:
+                    raise DataError(f"{content.path} became shorter while it was sent: run the command again")
                 answer = link.call("put", block, sha=sha, offset=offset)
                 if answer.get("busy"):
                     time.sleep(0.5)
@@ -188,8 +198,12 @@ def _by_requests(link: Link, todo: Mapping[str, Content], have: Mapping[str, int
         before += content.size
 
 
-def _by_rsync(link: Link, todo: Mapping[str, Content], have: Mapping[str, int], progress: Progress) -> None:
-    """Send contents by rsync, from a folder of links that are named by content, so that no name of the user's is on a command line."""
+def _by_rsync(link: Link, todo: Mapping[str, Content], have: Mapping[str, int], progress: Progress) -> bool:
+    """Send contents by rsync, from a folder of links that are named by content, so that no name of the user's is on a command line.
+
+    Returns:
+        False where one of the two rsyncs does not understand the other, or us.
+    """
     total = sum(content.size for content in todo.values())
     with tempfile.TemporaryDirectory(prefix="edgecnn-send-") as scratch:
         for sha, content in todo.items():
@@ -201,7 +215,10 @@ def _by_rsync(link: Link, todo: Mapping[str, Content], have: Mapping[str, int], 
         while True:
             code, said = _rsync(link, scratch, partial(_moved, progress, held, total))
             if code == 0:
-                return
+                return True
+            if code in _MISUNDERSTOOD:
+                link.say(f"{link.device.name}: rsync cannot be used ({said}); files go through ssh without it")
+                return False
             if code not in _BROKEN or "No space left" in said:
                 raise RemoteError(f"{link.device.name}: rsync failed with {code}: {said}")
             fresh = link.call("missing", files={sha: content.size for sha, content in todo.items()})
@@ -264,13 +281,14 @@ def _for_rsync(word: str) -> str:
 
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """Return the files and folders in a folder, relative and sorted; a folder that is reached twice through links is refused."""
-    names, folders, seen = [], [], set()
+    """Return the files and folders in a folder, relative and sorted; a link to a folder that it is in is refused."""
+    names, folders = [], []
+    above: dict[str, frozenset[str]] = {}  # folder -> where it and those above it really are
     for place, below, files in os.walk(root, followlinks=True, onerror=_raise):
-        real = os.path.realpath(place)
-        if real in seen:
-            raise DataError(f"{place} leads back to a folder that was met before: remove the symbolic link")
-        seen.add(real)
+        real, around = os.path.realpath(place), above.get(str(Path(place).parent), frozenset())
+        if real in around:
+            raise DataError(f"{place} leads back to a folder that it is in: remove the symbolic link")
+        above[str(Path(place))] = around | {real}
         below.sort()
         folders += [Path(place, name).relative_to(root).as_posix() for name in below]
         for name in sorted(files):

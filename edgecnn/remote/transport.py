@@ -27,7 +27,7 @@ __all__ = ["Cancelled", "Link", "Ssh"]
 BOOT = "import sys,zlib;i=sys.stdin.buffer;exec(zlib.decompress(i.read(int(i.readline()))).decode(),{'__name__':'edgecnn'})"
 PARTS = ("base", "machine", "store", "jobs", "serve")
 """Modules of the far side, each after those that it imports."""
-_CLEANING = ("kill", "drop")
+_CLEANING = ("kill",)
 _SSH_FAILED = 255  # ssh(1): its own failures; everything else is the far side's
 BANNER = 1 << 16  # bytes that a login shell may print before the far side speaks
 

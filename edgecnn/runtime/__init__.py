@@ -21,6 +21,7 @@ from edgecnn.runtime.backpressure import DropOldest, Refuse, Wait, WhenFull
 from edgecnn.runtime.bundle import Bundle, load
 from edgecnn.runtime.choice import AutoOptions, Choice
 from edgecnn.runtime.classifier import Classifier, Prediction, softmax
+from edgecnn.runtime.device_array import DeviceArray
 from edgecnn.runtime.fake import FakeSession
 from edgecnn.runtime.golden import SelfTest, selftest
 from edgecnn.runtime.manifest import Manifest, Speed, Variant
@@ -38,6 +39,7 @@ __all__ = [
     "Bundle",
     "Choice",
     "Classifier",
+    "DeviceArray",
     "DropOldest",
     "FakeSession",
     "HotClassifier",

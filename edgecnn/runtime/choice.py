@@ -78,8 +78,8 @@ def choose(
     """Choose what the caller left open.
 
     Among the installed backends and the variants that passed verification there, the fastest is taken, by what was measured
-    when the bundle was written. Within 5 % the preferred one stays: onnxruntime's default variant before OpenVINO, fp32
-    before others. Without measurements, or where they were taken on another processor architecture, that is onnxruntime
+    when the bundle was written. Within 5 % the preferred one stays: onnxruntime's default variant before its others, these before
+    OpenVINO, fp32 before others. Without measurements, or where they were taken on another processor architecture, that is onnxruntime
     and its :func:`default_variant`; OpenVINO, if asked for, then runs fp32.
 
     Args:
@@ -98,6 +98,9 @@ def choose(
     if "onnxruntime" in backends:
         candidates = [Choice(variant or default_variant(variants, target), "onnxruntime")]
         names = names if _ratio(variants, candidates[0]) is not None else []
+        if target == "cpu":  # where it was measured
+            found = (Choice(name, "onnxruntime") for name in names if name != candidates[0].variant)
+            candidates += [one for one in found if _ratio(variants, one) is not None]
     if "openvino" in backends:
         found = (Choice(name, "openvino") for name in names)
         candidates += [one for one in found if _ratio(variants, one) is not None]

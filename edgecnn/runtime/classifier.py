@@ -136,7 +136,7 @@ class Classifier:
         Raises:
             BackendError: the backend failed, for all of them.
         """
-        tops = [top] * len(images) if isinstance(top, int) else list(top)
+        tops = list(top) if isinstance(top, Sequence) else [top] * len(images)
         for one in tops:
             check_top(one)
         found: list[list[Prediction] | Exception] = []

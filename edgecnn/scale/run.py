@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from edgecnn import errors
-from edgecnn.errors import EdgecnnError
+from edgecnn.errors import EdgecnnError, UserError
 from edgecnn.parity.evaluate import SHARD, Evaluation, check_readable, chosen_variants, evaluation_of
 from edgecnn.parity.labelled import Row
 from edgecnn.parity.listing import Listing, Pictures
@@ -85,12 +86,14 @@ class Shard:
 
     Attributes:
         run: the same for all shards of a run, so that a worker keeps its sessions.
-        plan: of the run. ``names``: the variants that lack this shard.
+        plan: of the run. ``versions``: of the packages that decide its numbers, which a worker must have.
+        names: the variants that lack this shard.
         first: position of the first picture. ``rows``: the pictures.
     """
 
     run: str
     plan: Plan
+    versions: Mapping[str, str]
     names: tuple[str, ...]
     first: int
     rows: tuple[Row, ...]
@@ -131,9 +134,12 @@ class Shards:
         self.failed: dict[str, EdgecnnError] = {}
         self._referenced = REFERENCE in bundle.variants
         self._stores: dict[str, Store] = {}
+        self._versions: dict[str, str] = {}
         with ExitStack() as stack:
             for name in plan.names:
-                self._stores[name] = stack.enter_context(Store(_key(plan, bundle, name, data)))
+                key = _key(plan, bundle, name, data)
+                self._versions |= key["versions"]
+                self._stores[name] = stack.enter_context(Store(key))
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -163,7 +169,7 @@ class Shards:
             names = tuple(n for n in plan.names if first not in self._stores[n].done and n not in self.failed)
             if names:
                 rows = tuple(self.pictures.rows(first, first + SHARD))
-                yield Shard(run=run, plan=plan, names=names, first=first, rows=rows)
+                yield Shard(run=run, plan=plan, versions=self._versions, names=names, first=first, rows=rows)
 
     def take(self, work: Work) -> list[Failed]:
         """Keep what a worker did; return the variants that failed for the first time.
@@ -219,13 +225,16 @@ def settings(options: Options | None) -> dict[str, str]:
 
 def versions(backend: str) -> dict[str, str]:
     """Return package -> version of what numbers depend on besides the graph."""
-    found = {}
-    for package in ("edgecnn", "numpy", "Pillow", *_PACKAGES[backend]):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    packages = ("edgecnn", "numpy", "Pillow", *_PACKAGES[backend])
+    return {package: found for package in packages if (found := _version(package))}
+
+
+def _version(package: str) -> str:
+    """Return an installed package's version, "" where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 _here = threading.local()
@@ -237,6 +246,7 @@ def _work(shard: Shard) -> Work:
     try:
         if getattr(_here, "run", None) != shard.run:
             _forget()
+            _check_versions(shard.versions)
             _here.runner, _here.run = Runner(shard.plan), shard.run
         done = _here.runner.run(shard.rows, shard.names, first=shard.first)
         failed = {name: _here.runner.failed[name] for name in shard.names if name in _here.runner.failed}
@@ -244,6 +254,16 @@ def _work(shard: Shard) -> Work:
         done, failed = {}, dict.fromkeys(shard.names, error)
     errors_ = {name: (type(error).__name__, str(error)) for name, error in failed.items()}
     return Work(first=shard.first, done=done, failed=errors_)
+
+
+def _check_versions(wanted: Mapping[str, str]) -> None:
+    """Refuse to work with other packages than the command's: the numbers would be a mixture. Raises UserError."""
+    for package, version in wanted.items():
+        if (found := _version(package)) != version:
+            raise UserError(
+                f"a worker on {platform.node()} has {package} {found or 'not at all'}, and this command {version}: "
+                "install the same versions everywhere"
+            )
 
 
 def _forget() -> None:

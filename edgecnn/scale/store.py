@@ -27,7 +27,6 @@ class Store:
 
     Args:
         key: JSON of everything that decides the numbers; another key is another folder.
-        fresh: forget what is finished.
 
     Attributes:
         total: the sum over the finished shards. ``done``: where they start.
@@ -37,7 +36,7 @@ class Store:
         UserError: another process is at the same evaluation.
     """
 
-    def __init__(self, key: Mapping[str, Any], *, fresh: bool = False) -> None:
+    def __init__(self, key: Mapping[str, Any]) -> None:
         """Open or make the folder, and add up what is finished."""
         self.path = cache_dir() / "evaluations" / sha256_json(key)
         try:
@@ -53,10 +52,7 @@ class Store:
             write_json(self.path / "key.json", dict(key))
             for file in self.path.iterdir():
                 if found := _SHARD.fullmatch(file.name):
-                    if fresh:
-                        file.unlink()
-                    else:
-                        self._read(file, int(found[1]), int(found[2]))
+                    self._read(file, int(found[1]), int(found[2]))
         except BaseException:
             os.close(self._lock)
             raise

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from edgecnn.parity.listing import Listing
 from edgecnn.parity.runner import Plan, bundle_hash
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.bundle import Bundle
+from edgecnn.runtime.choice import BACKENDS, ENGINE_BACKENDS
 from edgecnn.runtime.manifest import MANIFEST
 from edgecnn.scale.executor import Executor, ExecutorConfig, start
 from edgecnn.scale.run import Shards, one_thread, run_shards, settings, versions
@@ -31,7 +34,7 @@ class SweepConfig:
     """What is crossed with what.
 
     Attributes:
-        backends: name -> its options.
+        backends: ``onnxruntime``, ``openvino``, ``tensorrt``, ``tensorrt-rtx`` -> its options.
         variants: names; empty for all of each bundle, with TensorRT those that have an engine.
         limit: use so many pictures, spread evenly; None for all.
         allow_unverified: evaluate also what failed verification.
@@ -50,6 +53,8 @@ class SweepConfig:
         """Check the values."""
         if not self.backends:
             raise UserError("a sweep needs at least one backend")
+        if unknown := set(self.backends) - {*BACKENDS, *ENGINE_BACKENDS}:
+            raise UserError(f"backend {min(unknown)!r} is not one of {', '.join((*BACKENDS, *ENGINE_BACKENDS))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +99,9 @@ def sweep(
         BackendError: the cluster cannot be reached.
     """
     check_table(table)
-    job = _Job(data=data, table=table, config=config, progress=progress)
-    with start(config.executor) as run:
-        rows = [row for target in targets for row in job.rows_of(target, run)]
+    with ExitStack() as stack:
+        job = _Job(data=data, table=table, config=config, progress=progress, stack=stack)
+        rows = [row for target in targets for row in job.rows_of(target)]
     return SweepResult(rows=tuple(rows), kept=job.kept)
 
 
@@ -108,26 +113,31 @@ class _Job:
     table: Path
     config: SweepConfig
     progress: Progress
+    stack: ExitStack
     kept: int = 0
 
-    def rows_of(self, target: str | Path, run: Executor) -> Iterator[Row]:
+    @cached_property
+    def executor(self) -> Executor:
+        """The workers, which start when there is something to do. Raises as :func:`~edgecnn.scale.executor.start`."""
+        return self.stack.enter_context(start(self.config.executor))
+
+    def rows_of(self, target: str | Path) -> Iterator[Row]:
         """Yield the rows of one bundle or model."""
-        config = self.config
-        path, pictures = Path(target), None
+        config, path = self.config, Path(target)
         try:
             path = self._bundle_of(target)
             bundle = Bundle.open(path, allow_unverified=config.allow_unverified)
             pictures = Listing(self.data, bundle.spec.num_classes, bundle.labels, config.limit)
         except EdgecnnError as error:
-            row = {**self._row(path, "", ""), "model": "" if path.is_dir() else str(target)}
+            row = {**self.row(path, "", ""), "model": "" if path.is_dir() else str(target)}
             pairs = [(name, backend) for backend in config.backends for name in config.variants or ("",)]
-            yield from self._put([{**row, "variant": n, "backend": b, "error": str(error)} for n, b in pairs])
+            yield from self.put([{**row, "variant": n, "backend": b, "error": str(error)} for n, b in pairs])
             return
         with pictures:
             fingerprint = pictures.fingerprint()
             for backend, options in config.backends.items():
                 group = _Group(self, bundle, backend, one_thread(options), pictures, fingerprint)
-                yield from group.rows(run)
+                yield from group.rows()
 
     def _bundle_of(self, target: str | Path) -> Path:
         """Return the folder of a bundle, exporting a model that has none yet. Raises as :func:`edgecnn.pipeline.run`."""
@@ -144,13 +154,13 @@ class _Job:
             export(spec, PipelineConfig(int8=True, fp16=fp16, calib=self.config.calib), to=path, progress=self.progress)
         return path
 
-    def _row(self, path: Path, variant: str, backend: str) -> Row:
+    def row(self, path: Path, variant: str, backend: str) -> Row:
         """Return a row with its key and nothing else."""
         empty: Row = {name: "" if kind is str else None for name, kind in COLUMNS.items()}
         key = {"bundle": str(path), "variant": variant, "backend": backend, "data": str(self.data)}
         return empty | key | {"limit": self.config.limit}
 
-    def _put(self, rows: Sequence[Row]) -> Sequence[Row]:
+    def put(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Write rows into the table."""
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         rows = [{**row, "finished": finished} for row in rows]
@@ -169,7 +179,7 @@ class _Group:
     pictures: Listing
     fingerprint: str
 
-    def rows(self, run: Executor) -> Iterator[Row]:
+    def rows(self) -> Iterator[Row]:
         """Yield the rows: those that are in the table and still true, and those that are found now."""
         names, failed = self._names()
         rows = {name: self._row(name) for name in names}
@@ -179,12 +189,13 @@ class _Group:
         todo = [name for name in names if name not in kept and name not in failed]
         done: dict[str, Row] = {}
         if todo:
+            run = self.job.executor
             try:
                 done = self._evaluate(todo, rows, run, failed)
             except EdgecnnError as error:
                 failed.update(dict.fromkeys((name for name in todo if name not in failed), error))
         errors = [{**rows[name], "error": str(error)} for name, error in failed.items() if name not in kept]
-        done |= {row["variant"]: row for row in (self.job._put(errors) if errors else ())}  # noqa: SLF001 -- one class in two
+        done |= {row["variant"]: row for row in (self.job.put(errors) if errors else ())}
         yield from (kept.get(name) or done[name] for name in names)
 
     def _names(self) -> tuple[list[str], dict[str, EdgecnnError]]:
@@ -204,10 +215,8 @@ class _Group:
     def _row(self, name: str) -> Row:
         """Return a variant's row without its result."""
         manifest = self.bundle.manifest
-        used = {}
-        if name in self.bundle.variants and self.backend != "auto":
-            used = versions(self.backend)
-        return self.job._row(self.bundle.path, name, self.backend) | {  # noqa: SLF001 -- one class in two
+        used = versions(self.backend) if name in self.bundle.variants else {}
+        return self.job.row(self.bundle.path, name, self.backend) | {
             "model": manifest.model.name,
             "weights": manifest.weights.entry,
             "settings": _text(settings(self.options)),
@@ -226,7 +235,7 @@ class _Group:
                 failed[one.name] = one.error
             if len(failed.keys() & names) == len(names):
                 return {}
-            found = self.job._put(_filled(rows, shards.result()))  # noqa: SLF001 -- one class in two
+            found = self.job.put(_filled(rows, shards.result()))
             shards.clear()
         return {row["variant"]: row for row in found}
 

@@ -87,11 +87,14 @@ def read_rows(path: Path) -> list[Row]:
 def put_rows(path: Path, rows: Sequence[Row]) -> None:
     """Put rows into a table, each in the place of the one with its key, else at the end. Two processes may do so at once.
 
+    A row without a variant says that a bundle could not be used at all; it goes when one with a variant comes.
+
     Raises:
         OutputError: it cannot be written, or is not a table of ours.
     """
     with _one_at_a_time(path.parent):
-        table = {key_of(row): row for row in read_rows(path)}
+        usable = {key_of({**row, "variant": ""}) for row in rows if row["variant"]}
+        table = {key: row for row in read_rows(path) if (key := key_of(row)) not in usable}
         table.update({key_of(row): row for row in rows})
         write = _parquet if path.suffix == ".parquet" else _csv
         write_bytes(path, write(list(table.values())))

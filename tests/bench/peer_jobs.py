@@ -35,7 +35,7 @@ def nncf_default(path: str, samples: Any, to: str) -> None:
 
 
 def nncf_accurate(path: str, samples: Any, to: str) -> None:
-    """Quantize with activations per tensor and its accurate bias correction."""
+    """Quantize with symmetric activations per tensor, uint8 behind ReLU, and its accurate bias correction."""
     from nncf import AdvancedQuantizationParameters
     from nncf.quantization.advanced_parameters import QuantizationParameters
 
@@ -44,13 +44,23 @@ def nncf_accurate(path: str, samples: Any, to: str) -> None:
 
 
 def nncf_signed(path: str, samples: Any, to: str) -> None:
-    """Quantize with signed symmetric activations per tensor, as TensorRT takes them, and its accurate bias correction."""
-    from nncf import AdvancedQuantizationParameters, QuantizationMode
-    from nncf.quantization.advanced_parameters import QuantizationParameters
+    """Do the same and make its uint8 activations int8 over the same range, as TensorRT takes them."""
+    import onnx
+    from onnx import numpy_helper
 
-    own = QuantizationParameters(mode=QuantizationMode.SYMMETRIC, signedness_to_force=True, per_channel=False)
-    advanced = AdvancedQuantizationParameters(activations_quantization_params=own)
-    nncf_onnx(path, samples, to, fast_bias_correction=False, advanced_parameters=advanced)
+    nncf_accurate(path, samples, to)
+    model = onnx.load(to)
+    constants = {item.name: item for item in model.graph.initializer}
+    pairs = [node.input for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    zeros = {names[2]: numpy_helper.to_array(constants[names[2]]) for names in pairs}
+    unsigned = {name for name, zero in zeros.items() if zero.dtype == np.uint8}
+    assert not any(zero.any() for zero in zeros.values()), "symmetric"
+    for name in {names[1] for names in pairs if names[2] in unsigned}:
+        scale = numpy_helper.to_array(constants[name]) * np.float32(255 / 127)
+        constants[name].CopyFrom(numpy_helper.from_array(scale, name))
+    for name in unsigned:
+        constants[name].CopyFrom(numpy_helper.from_array(zeros[name].astype(np.int8), name))
+    onnx.save(model, to)
 
 
 def nncf_openvino(path: str, samples: Any, to: str) -> None:

@@ -1,6 +1,7 @@
 """INT8 against FP32 on images that calibration did not see, beside onnxruntime.quantization.
 
-Calibrates on 128 of the sample's 500 images (one a class), measures on the other 372, which are of other classes.
+Calibrates on 128 of the sample's 500 images (one a class), measures on the other 372, which are of other classes. One image is 0.27 points
+of agreement, so ours is measured on two more such splits, and their mean is told beside.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 from peers import ort_static
 from record import SAMPLE, record
@@ -22,6 +24,7 @@ from edgecnn.parity.metrics import Accumulator
 from edgecnn.quantize import QuantizeConfig, quantize
 from edgecnn.runtime import OrtSession
 from edgecnn.simplify import simplify
+from edgecnn.spec import Preprocess
 
 pytestmark = [
     pytest.mark.bench,
@@ -31,13 +34,27 @@ pytestmark = [
 
 OURS = {
     "int8": QuantizeConfig(method=Auto()),
-    "int8, mse": QuantizeConfig(),
     "int8, effort fast": QuantizeConfig(effort="fast"),
     "int8, effort fast, no bias correction": QuantizeConfig(effort="fast", bias_correction=False),
     "int8-cpu": QuantizeConfig(scheme="int8-cpu", method=Auto()),
-    "int8-cpu, mse": QuantizeConfig(scheme="int8-cpu"),
     "int8-cpu, effort fast": QuantizeConfig(scheme="int8-cpu", effort="fast"),
 }
+
+
+GOALS_DB = {"efficientnet_lite0": 23.5, "efficientnet_lite1": 21, "efficientnet_lite2": 20.5}
+"""Of ``int8``: what users of the networks may rely on."""
+
+SPLITS = 3
+
+
+def split(preprocess: Preprocess, number: int) -> tuple[ImageFolder, ImageFolder]:
+    """Return 128 images and the others; split 0 is what ``ImageFolder`` takes by itself, the others are drawn."""
+    calibration = ImageFolder(SAMPLE, preprocess, limit=128)
+    if number:
+        drawn = np.random.default_rng(number).permutation(len(calibration.every))[:128]
+        calibration = ImageFolder(SAMPLE, preprocess, paths=tuple(calibration.every[index] for index in sorted(drawn)))
+    others = tuple(path for path in ImageFolder(SAMPLE, preprocess).paths if path not in set(calibration.paths))
+    return calibration, ImageFolder(SAMPLE, preprocess, paths=others)
 
 
 def compare(
@@ -69,9 +86,7 @@ def compare(
 def test_logits_on_held_out_classes(name: str, tmp_path: Path) -> None:
     built = zoo.build(zoo.find(name))
     exact = simplify(export(built.module, built.spec, to=tmp_path / "a.onnx"), to=tmp_path / "fp32.onnx").model
-    calibration = ImageFolder(SAMPLE, built.spec.preprocess, limit=128)
-    held_out = calibration.rest()
-    assert held_out is not None
+    calibration, held_out = split(built.spec.preprocess, 0)
     candidates = {
         label: quantize(exact, calibration, config, to=tmp_path / f"{index}.onnx", cache=tmp_path / "cache").model.path
         for index, (label, config) in enumerate(OURS.items())
@@ -79,7 +94,15 @@ def test_logits_on_held_out_classes(name: str, tmp_path: Path) -> None:
     candidates["onnxruntime S8S8"] = ort_static(exact.path, calibration, tmp_path / "s8s8.onnx")
     candidates["onnxruntime U8S8"] = ort_static(exact.path, calibration, tmp_path / "u8s8.onnx", unsigned=True)
     found = compare(exact, candidates, held_out, zoo.labels(built.spec))
+    rows = [found["int8"]]
+    for number in range(1, SPLITS):
+        seen, unseen = split(built.spec.preprocess, number)
+        path = quantize(exact, seen, OURS["int8"], to=tmp_path / "split.onnx", cache=tmp_path / "cache").model.path
+        rows.append(compare(exact, {"int8": path}, unseen, zoo.labels(built.spec))["int8"])
+    means = {key: float(np.mean([row[key] for row in rows])) for key in ("agreement", "sqnr_db")}
     record(f"accuracy_{name}", found)
+    record(f"splits_{name}", {"splits": rows, "means": means})
     assert found["fp32"]["top1"] > 80, "the packaged weights through our definition, loading and preprocessing"
+    assert found["int8"]["sqnr_db"] > GOALS_DB[name]
     assert found["int8"]["sqnr_db"] > found["onnxruntime S8S8"]["sqnr_db"]
     assert found["int8-cpu"]["sqnr_db"] > found["onnxruntime U8S8"]["sqnr_db"]

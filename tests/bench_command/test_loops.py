@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from edgecnn.bench.compare import in_turns, judge
 from edgecnn.bench.loops import arrivals, back_to_back, open_loop, warm_up
 
 
@@ -103,6 +104,28 @@ def test_one_slow_request_delays_those_behind_it() -> None:
 def test_a_second_stream_takes_the_wait_away() -> None:
     found = open_loop([Naps(0.001, long=(3,))] * 2, arrivals("fixed", 200, count=20), limit=10)
     assert np.median(found.queue[4:10]) < 10_000_000
+
+
+def test_two_in_turns_have_the_ratio_of_their_times() -> None:
+    order: list[str] = []
+    short, long = Naps(0.004), Naps(0.012)
+    calls = [lambda: (order.append("short"), short()), lambda: (order.append("long"), long())]
+    times, rounds = in_turns(calls, [0.004, 0.012], seconds=0.1)
+    assert [len(found) for found in rounds] == [20, 20]
+    assert [len(found.nanoseconds) for found in times] == [20, 20]
+    assert order[:4] == ["short", "long", "long", "short"]  # neither is always the first
+    found = judge("short", "long", *rounds)
+    assert found.verdict == "slower"
+    assert 2 < found.ratio < 3.3
+    assert times[1].seconds == pytest.approx(sum(rounds[1]), rel=0.01)
+
+
+def test_several_fit_into_a_turn_and_the_count_is_kept() -> None:
+    calls = [Naps(0.001), Naps(0.001)]
+    times, rounds = in_turns(calls, [0.001, 0.001], seconds=9, count=60)
+    assert len(rounds[0]) == 20
+    assert [len(found.nanoseconds) for found in times] == [60, 60]
+    assert [call.calls for call in calls] == [80, 80]  # one before each turn, while the other's data leave the caches
 
 
 def test_what_cannot_be_served_is_given_up() -> None:

@@ -194,6 +194,8 @@ def test_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     source = nvml_source()
     assert source is not None
     found = source.read()
+    assert Sensors([source], root=Path("/none")).gpu_used_mb() == 2500.0
+    assert Sensors([source], root=Path("/none")).gpus == ("NVIDIA A100",)
     assert (source.gpu, found.watts, found.joules) == ("NVIDIA A100", {"gpu": 65.5}, {"gpu": 1234.0})
     assert found.mhz == {"gpu": 1410.0, "memory": 1593.0}
     assert (found.celsius, found.load, found.gpu_used_mb) == ({"gpu": 41.0}, {"gpu": 0.9}, 2500.0)
@@ -215,14 +217,6 @@ def test_nvml_of_a_gpu_that_says_little(monkeypatch: pytest.MonkeyPatch) -> None
     assert nvml_source() is None
 
 
-def put(root: Path, **files: str) -> None:
-    """Write files into a made-up file system; two underscores stand for a slash."""
-    for name, text in files.items():
-        path = root / name.replace("__", "/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-
-
 def write(root: Path, name: str, text: object) -> None:
     """Write one file of a made-up file system."""
     path = root / name
@@ -235,6 +229,8 @@ def test_rapl_goes_on_where_the_counter_begins_anew(tmp_path: Path) -> None:
     for name, value in (("name", "package-0"), ("energy_uj", 9_000_000), ("max_energy_range_uj", 10_000_000)):
         write(tmp_path, f"{zone}/{name}", value)
     write(tmp_path, "sys/class/powercap/intel-rapl:0:0/energy_uj", 1)  # its cores, which are part of it
+    write(tmp_path, "sys/class/powercap/intel-rapl:1/name", "psys")  # the platform, of which it is a part
+    write(tmp_path, "sys/class/powercap/intel-rapl:1/energy_uj", 1)
     source = RaplSource(tmp_path)
     assert source
     assert source.read().joules == {"package-0": 9.0}

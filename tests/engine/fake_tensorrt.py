@@ -230,7 +230,10 @@ class OnnxParser(Guarded):
             kind = getattr(module.LayerType, KINDS[node.op_type])
             reads = [tensor(name) if name else None for name in node.input[:2]]
             self._network._layers.append(module.ILayer(node.name, kind, reads, [tensor(node.output[0])]))
-        content = Path(model).read_bytes()
+        beside = (
+            Path(model).with_name(Path(model).name + ".data").exists()
+        )  # weights of a file of its own go with the graph
+        content = onnx.load(model).SerializeToString() if beside else Path(model).read_bytes()
         GRAPHS[hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()] = content
         self._network._digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import random
+import os
 import signal
 import subprocess
 import sys
@@ -60,17 +60,32 @@ def test_one_line_a_picture(tiny: Path, folder: Path, tmp_path: Path) -> None:
 
 
 def test_goes_on_after_a_kill_at_any_byte(tiny: Path, folder: Path, tmp_path: Path) -> None:
-    whole = tmp_path / "whole.csv"
+    whole, table = tmp_path / "whole.csv", tmp_path / "cut.csv"
     with service(tiny) as running:
         batch.run(running, folder, whole)
         expected, content = rows(whole), whole.read_bytes()
-        for cut in [0, 3, *random.Random(0).sample(range(4, len(content)), 12), len(content)]:
-            table = tmp_path / "cut.csv"
+        for cut in range(len(content)):
             table.write_bytes(content[:cut])
-            done = batch.run(running, folder, table)
-            assert done.pictures + done.skipped == 8
+            done = batch.resume(table)
+            kept = rows(table)
+            assert kept == expected[: len(kept)], cut
+            assert done == {row[0] for row in kept[1:]}
+            assert len(kept) >= max(1, content[:cut].count(b"\n") - 1), "only the line that was cut off is lost"
+        for cut in (0, 3, 60, len(content) // 2, len(content) - 1, len(content)):
+            table.write_bytes(content[:cut])
+            done_now = batch.run(running, folder, table)
+            assert done_now.pictures + done_now.skipped == 8
             assert sorted(rows(table)) == sorted(expected), cut
             assert batch.run(running, folder, table).pictures == 0
+
+
+def test_a_name_that_is_not_utf8(tiny: Path, folder: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9.png")
+    (folder / odd).write_bytes((folder / "a.png").read_bytes())
+    with service(tiny) as running:
+        batch.run(running, folder, tmp_path / "t.csv")
+        assert b"caf\xe9.png" in (tmp_path / "t.csv").read_bytes()
+        assert batch.run(running, folder, tmp_path / "t.csv") == batch.Done(pictures=0, failed=0, skipped=9)
 
 
 def test_a_foreign_table_is_not_touched(tiny: Path, folder: Path, tmp_path: Path) -> None:

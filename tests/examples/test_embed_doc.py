@@ -32,6 +32,21 @@ def test_every_block_runs(
     assert "answered=11" in said
 
 
+COMMANDS = [line.strip() for line in TEXT.splitlines() if line.startswith("    edgecnn ")]
+
+
+def test_every_command_runs(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgecnn.cli.__main__ import run
+
+    shutil.copytree(tiny, tmp_path / "efficientnet_lite0-int8")
+    monkeypatch.chdir(tmp_path)
+    assert [command.split()[1] for command in COMMANDS] == ["package", "package"]
+    for command in COMMANDS:
+        assert run(command.split()[1:]) == 0, command
+    assert (tmp_path / "models" / "tiny" / "config.pbtxt").is_file()
+    assert (tmp_path / "image" / "Dockerfile").is_file()
+
+
 def test_errors_that_the_page_names_exist() -> None:
     named = set(re.findall(r"\b[A-Z]\w+Error\b", TEXT))
     assert {"BusyError", "DroppedError", "EngineMisfitError"} <= named
@@ -39,6 +54,7 @@ def test_errors_that_the_page_names_exist() -> None:
 
 
 def test_the_page_names_what_an_application_uses() -> None:
+    assert not [name for name in edgecnn.runtime.__all__ if f"`{name}" not in TEXT and f" {name}" not in TEXT]
     names = [
         "Classifier",
         "load",

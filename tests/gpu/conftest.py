@@ -6,5 +6,5 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-for folder in ("golden", "sweep", "gpu"):
+for folder in ("golden", "sweep", "engine", "cli", "gpu"):
     sys.path.insert(0, str(HERE.parent / folder))

@@ -52,6 +52,13 @@ TITLES = {
             "GPU: its builder names no Hopper."
         ),
     ),
+    "device": (
+        "What an engine must do on a device",
+        (
+            "`tests/gpu/test_device.py`: CUDA graphs, outputs that stay on the GPU, several contexts, refit of stripped weights, "
+            "`--gate latency`, `--bisect`. In every test run the same is done to fakes."
+        ),
+    ),
     "plugin": (
         "The plugin's goldens inside engines",
         (
@@ -71,8 +78,8 @@ NEVER = "**This has not run yet: no GPU was at hand.**\n"
 TAIL = """
 ## What nothing here shows
 
-DLA, CUDA graphs and TensorRT-RTX's runtime cache on a device, refit of stripped weights, `--gate latency`, `verify --bisect` of an
-engine, a Jetson. ENGINES.md and PLUGIN.md say what was compiled, and what stood in for the GPU in the tests.
+DLA, a Jetson, version-compatible plans, TensorRT-RTX's runtime cache on a device. ENGINES.md and PLUGIN.md say what was compiled, and
+what stood in for the GPU in the tests.
 """
 
 
@@ -107,6 +114,10 @@ def _body(kind: str, rows: Rows) -> Iterable[str]:
         return
     if kind == "kernel":
         yield from _kernel(rows["deform_conv2d"])
+    elif kind == "device":
+        yield "| passed | device | versions | commit |\n|---|---|---|---|\n"
+        for name, row in rows.items():
+            yield f"| {name} | {_made(row)} |\n"
     elif kind == "plugin":
         yield "| case | largest difference | of | device | versions | commit |\n|---|---|---|---|---|---|\n"
         for name, row in rows.items():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import engine_nets
 import page
 import pytest
+from device_jobs import JOBS, small_nets
+from engine_machine import Machine
 from zoo_jobs import PRECISIONS, Network, compared
 
 from edgecnn import zoo
@@ -63,7 +67,7 @@ def test_tables_of_the_zoo() -> None:
         "tensorrt-rtx-probe": {"mobilenet_v3_small": {**MADE, "refusal": "no such architecture"}},
     }
     text = page.page(rows)
-    assert text.count(page.NEVER) == 2  # the plugin's two
+    assert text.count(page.NEVER) == 3  # the device's jobs, and the plugin's two
     assert "| resnet50 | 1.500 | 0.50 / identical |" in text
     lines = [line for line in text.splitlines() if "| 54 |" in line or "53 of 54 (engine) | 7 |" in line]
     assert [line.split(" | ")[0] for line in lines] == ["| googlenet", "| resnet50"]  # the zoo's order
@@ -79,18 +83,26 @@ def test_tables_of_the_plugin() -> None:
     kernel = {"device": "H", "nvcc": "13.0", "conv3 batch 1 float32, ms": {"plugin": 0.1234, "grid_sample": 2.0}}
     kernel["conv4 batch 1 float32, ms"] = {"plugin": 0.2, "torchvision": 1.0}
     row = {**MADE, "model": "v1-float32", "max_abs": 1.234e-6, "of": 3.0}
-    text = page.page({"kernel": {"deform_conv2d": kernel}, "plugin": {"v1-float32": row}})
+    jobs = {"refit tensorrt": {**MADE, "model": "refit tensorrt"}}
+    text = page.page({"kernel": {"deform_conv2d": kernel}, "plugin": {"v1-float32": row}, "device": jobs})
+    assert "| refit tensorrt | H (9.0), driver for CUDA 13.0 | tensorrt 10.9 | abc1234 |" in text
     assert "H, nvcc 13.0." in text
     assert "| layer | plugin | grid_sample | torchvision |" in text
     assert "| conv3 batch 1 float32, ms | 0.123 | 2.000 | - |" in text
     assert "| v1-float32 | 1.2e-06 | 3 | H (9.0)" in text
 
 
+@pytest.mark.parametrize("job", JOBS)
+def test_what_is_asked_of_a_device_is_asked_of_fakes(job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgecnn.pipeline.gate.SECONDS", 0.02)
+    machine = Machine(monkeypatch, tmp_path / "cache")
+    JOBS[job](small_nets(tmp_path), "tensorrt", tmp_path)
+    gc.collect()
+    assert machine.cuda.held == 0
+
+
 def test_networks_are_compared_and_measured(tmp_path: Path) -> None:
     """With onnxruntime's CPU in the GPU's place: two sessions of one graph agree, and one of another graph does not."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
-    import engine_nets
-
     (tmp_path / "net.onnx").write_bytes(engine_nets.network())
     model = open_model(tmp_path / "net.onnx")
     found = Network(dict.fromkeys(PRECISIONS, model), [gaussian(TensorSpec(name="input", shape=("batch", 3, 16, 16)))])

@@ -263,11 +263,12 @@ def test_correction_changes_constants_alone_and_the_same_way_each_time(
         ).model.path.read_bytes()
 
     assert made("balanced") == made("balanced", threads=1) != made("fast")
-    graphs = [load_ir(tmp_path / f"{effort}.onnx").graph for effort in ("fast", "balanced")]
-    fast, balanced = ([(node.op_type, [v.name for v in node.inputs if v]) for node in graph] for graph in graphs)
-    assert fast == balanced
+    assert made("max") not in (made("balanced"), made("fast"))
+    graphs = [load_ir(tmp_path / f"{effort}.onnx").graph for effort in ("fast", "balanced", "max")]
+    fast, balanced, most = ([(node.op_type, [v.name for v in node.inputs if v]) for node in graph] for graph in graphs)
+    assert fast == balanced == most
     constants = [{k: (v.dtype, tuple(v.shape)) for k, v in graph.initializers.items()} for graph in graphs]  # type: ignore[arg-type]
-    assert constants[0] == constants[1]
+    assert constants[0] == constants[1] == constants[2]
 
 
 def test_biases_stay_where_they_are_not_to_be_corrected(exported: Exported, images: InMemory, tmp_path: Path) -> None:

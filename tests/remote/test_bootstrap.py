@@ -20,6 +20,7 @@ from test_transport import device
 from edgecnn import __version__
 from edgecnn.errors import RemoteError, UserError
 from edgecnn.remote.bootstrap import interpreter, wheel
+from edgecnn.remote.inventory import Inventory
 from edgecnn.remote.transport import Link
 
 OF_PIP = ("INSTALLER", "REQUESTED", "direct_url.json")
@@ -117,8 +118,8 @@ def test_edgecnn_installs_itself_once_and_runs(
     (environment,) = (server.cache / "venvs").iterdir()
     assert (environment / "lib" / PYTHON / "site-packages" / "edgecnn").is_dir()
     assert "include-system-site-packages = true" in (environment / "pyvenv.cfg").read_text()
-    second = cli("predict", "--json", "--on", "edge", "--", bundle, photo)
-    assert second.document == here.document
-    assert "installing" not in second.err
-    assert "nothing to send" in second.err
+    said: list[str] = []
+    with Link(*Inventory.read().find("edge"), say=said.append) as link:
+        assert interpreter(link) == str(environment / "bin" / "python")
+    assert said == []
     assert server.leftovers() == [f"venvs/{environment.name}"]

@@ -159,7 +159,10 @@ def test_files_come_back_checked(server: sshd.Server, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_ctrl_c_on_the_command_line(server: sshd.Server, bundle: Path, photo: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_client_that_is_stopped_on_the_command_line(
+    server: sshd.Server, bundle: Path, photo: Path, tmp_path: Path, sign: signal.Signals
+) -> None:
     """The job ends, nothing of it stays, and the exit code is 130."""
     python = tmp_path / "slow python"
     python.write_text(
@@ -170,7 +173,7 @@ def test_ctrl_c_on_the_command_line(server: sshd.Server, bundle: Path, photo: Pa
     command = [sys.executable, "-m", "edgecnn", "predict", *options, "--", str(bundle), str(photo)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
         started = wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), 30)
-        client.send_signal(signal.SIGINT)
+        client.send_signal(sign)
         out, err = client.communicate(timeout=30)
     assert started, err
     assert client.returncode == 130, err

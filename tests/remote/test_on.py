@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -11,11 +10,14 @@ from typing import Any
 
 import pytest
 import sshd
-from cli_tools import Cli, listing
+from cli_tools import Cli
 from PIL import Image
-from tiny_bundle import LABELS, photos, rehash
+from tiny_bundle import LABELS, photos
 
 from edgecnn.artifacts import sha256_file
+from edgecnn.remote.inventory import Inventory
+from edgecnn.remote.sync import bundle_tree, send
+from edgecnn.remote.transport import Link
 from edgecnn.runtime import Bundle
 
 ON = ("--on", "edge")
@@ -82,16 +84,6 @@ def test_verify_there_and_its_result_in_the_bundle(server: sshd.Server, cli: Cli
     assert "verified: preprocess, int8-cpu agree with fp32" in again.out
 
 
-def test_a_gate_breached_there_is_3_here(server: sshd.Server, cli: Cli, bundle: Path) -> None:
-    from tiny_bundle import graph_bytes
-
-    (bundle / "model.int8-cpu.onnx").write_bytes(graph_bytes(scale=-1.0))
-    rehash(bundle, "model.int8-cpu.onnx")
-    result = cli("verify", *ON, "--", bundle)
-    assert result.code == 3, result.err
-    assert "FAILED" in result.out
-
-
 def test_evaluate_there_with_a_folder_of_classes(server: sshd.Server, cli: Cli, bundle: Path, tmp_path: Path) -> None:
     data = tmp_path / "it's data"
     for number, label in enumerate(LABELS):
@@ -103,11 +95,6 @@ def test_evaluate_there_with_a_folder_of_classes(server: sshd.Server, cli: Cli, 
     assert there.code == here.code == 0, there.err
     volatile = ("seconds", "images_per_second")
     assert without(there.document, *volatile) == without(here.document, *volatile)
-    shutil.move(data, tmp_path / "moved")
-    on_device = cli("evaluate", bundle, f"--data=device:{tmp_path / 'moved'}", *ON)
-    assert on_device.code == 0, on_device.err
-    assert "nothing to send" in on_device.err
-    assert "int8-cpu" in on_device.out
 
 
 def test_build_there_and_its_engine_in_the_bundle(server: sshd.Server, cli: Cli, bundle: Path) -> None:
@@ -120,20 +107,9 @@ def test_build_there_and_its_engine_in_the_bundle(server: sshd.Server, cli: Cli,
     assert record.facts.passed
     assert sha256_file(bundle / record.file) == engine["sha256"] == opened.manifest.files[record.file].sha256
     assert json.loads((bundle / "results/edge/build.json").read_text())["result"]["passed"] is True
-    after = cli("verify", *ON, "--", bundle)
-    assert "edge: sent 1 files" in after.err  # the manifest: the engine has stayed there
-    assert after.code == 0
+    with Link(*Inventory.read().find("edge")) as link:
+        assert send(link, [bundle_tree(bundle)[1]]).files == 1  # the manifest: the engine has stayed there
     assert server.leftovers() == []
-
-
-def test_a_bundle_with_files_of_ones_own_is_left_alone(server: sshd.Server, cli: Cli, bundle: Path) -> None:
-    (bundle / "notes.txt").write_text("mine")
-    before = {path: sha256_file(path) for path in listing(bundle)}
-    result = cli("verify", *ON, "--json", "--", bundle)
-    assert result.code == 0
-    assert result.document["passed"] is True
-    assert "warning: edge: the result is not in the bundle" in result.err
-    assert {path: sha256_file(path) for path in listing(bundle)} == before
 
 
 def test_a_cut_in_the_middle_of_a_command(server: sshd.Server, cli: Cli, bundle: Path) -> None:
@@ -158,7 +134,6 @@ def test_a_cut_in_the_middle_of_a_command(server: sshd.Server, cli: Cli, bundle:
 
 
 def test_progress_comes_here(server: sshd.Server, bundle: Path) -> None:
-    from edgecnn.remote.inventory import Inventory
     from edgecnn.remote.run import File, Listener, prepare, run_on
 
     steps: list[tuple[str, int, int]] = []
@@ -179,13 +154,11 @@ def test_an_interpreter_without_edgecnn(server: sshd.Server, cli: Cli, bundle: P
 def test_bench_there_and_its_table_here(server: sshd.Server, cli: Cli, bundle: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "table.csv"
     options = ("--count", "20", "--warmup", "50ms", "--no-roofline", "--no-telemetry")
-    result = cli("bench", *ON, *options, f"--csv={sheet}", "--variant", "all", "--", bundle)
+    pair = ("--compare", f"{bundle}:fp32", f"{bundle}:int8-cpu@onnxruntime")
+    result = cli("bench", *ON, *options, *pair, f"--csv={sheet}", "--", bundle)
     assert result.code == 0, result.err
     assert "p50 ms" in result.out
-    assert "int8-cpu" in result.out
     assert len(sheet.read_text().splitlines()) >= 3
-    assert len(json.loads((bundle / "results/edge/bench.json").read_text())["result"]["runs"]) == 2
-    pair = ("--compare", f"{bundle}:fp32", f"{bundle}:int8-cpu@onnxruntime")
-    compared = cli("bench", *ON, *options, *pair, "--json", "--", bundle)
-    assert compared.code == 0, compared.err
-    assert len(compared.document["comparisons"]) == 1
+    kept = json.loads((bundle / "results/edge/bench.json").read_text())["result"]
+    assert [run["label"] for run in kept["runs"]]
+    assert kept["comparisons"][0]["text"] in result.out.replace("\n", " ")

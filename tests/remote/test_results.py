@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import sshd
-from cli_tools import listing
+from cli_tools import Cli, listing
 from test_transport import device
 from tiny_bundle import write_tiny
 
@@ -24,13 +24,14 @@ if sys.argv[1:3] != ["-m", "edgecnn"]:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 words = sys.argv[4:]
 named = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
-with open(named["--html"], "w") as stream:
-    stream.write("page")
-with open(named["--timing-cache"], "a") as stream:
-    stream.write(" and more")
+for name, mode, text in (("--html", "w", "page"), ("--timing-cache", "a", " and more")):
+    if name in named:
+        with open(named[name], mode) as stream:
+            stream.write(text)
 if os.environ.get("SPOIL"):
     os.unlink(os.path.join(words[-1], "manifest.json"))
 print(os.environ.get("SAY") or json.dumps({{"words": words}}))
+sys.exit(int(os.environ.get("CODE", "0")))
 """
 
 
@@ -76,6 +77,27 @@ def test_written_files_come_back(server: sshd.Server, fake: Path, bundle: Path, 
     assert cache.read_text() == " and more and more"  # it went there, and came back
     assert json.loads((bundle / "results/edge/bench.json").read_text())["result"] == document
     assert server.leftovers() == []
+
+
+def test_exit_codes_and_paths_of_the_device(
+    server: sshd.Server, fake: Path, cli: Cli, bundle: Path, tmp_path: Path
+) -> None:
+    server.inventory(tmp_path / "config", python=str(fake), extra="env = { CODE = '3' }\n")
+    result = cli("evaluate", "--on", "edge", "--data=device:/far/$(data)", "--limit", "7", "--json", "--", bundle)
+    assert result.code == 3
+    assert result.document == {"words": ["--data=/far/$(data)", "--limit=7", "--json", "--", str(bundle)]}
+
+
+def test_a_bundle_with_files_of_ones_own_is_left_alone(
+    server: sshd.Server, fake: Path, cli: Cli, bundle: Path, tmp_path: Path
+) -> None:
+    server.inventory(tmp_path / "config", python=str(fake))
+    (bundle / "notes.txt").write_text("mine")
+    before = {path: sha256_file(path) for path in listing(bundle)}
+    result = cli("bench", "--on", "edge", "--json", "--", bundle)
+    assert (result.code, list(result.document)) == (0, ["words"])
+    assert "warning: edge: the result is not in the bundle" in result.err
+    assert {path: sha256_file(path) for path in listing(bundle)} == before
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, bundle: Path) -> None:

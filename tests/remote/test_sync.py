@@ -92,6 +92,38 @@ def test_the_second_run_does_not_even_start_rsync(
     assert sent.bytes == sent.files == 0
 
 
+def test_an_rsync_that_does_not_understand_us(
+    server: sshd.Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapper = tmp_path / "bin" / "rsync"
+    wrapper.parent.mkdir()
+    wrapper.write_text("#!/bin/sh\necho 'rsync: --info=progress2: unknown option' >&2\nexit 1\n")
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+    said: list[str] = []
+    with Link(device(server), say=said.append) as link:
+        link.here["rsync"] = "/usr/bin/rsync"
+        sent = send(link, [path_tree(folder)])
+    assert (sent.files, sent.how) == (len(NAMES), "ssh")
+    assert said == [
+        "edge: rsync cannot be used (rsync: --info=progress2: unknown option); files go through ssh without it"
+    ]
+
+
+def test_two_links_to_one_folder_are_two_folders(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "file").write_text("x")
+    (tmp_path / "a" / "c").symlink_to(tmp_path / "a" / "b")
+    assert sorted(path_tree(tmp_path / "a").files) == ["b/file", "c/file"]
+
+
+def test_a_file_that_shrinks_while_it_is_sent(link: Link, tmp_path: Path) -> None:
+    tree, _, _ = content(tmp_path, 100_000)
+    (tmp_path / "big").write_bytes(b"short")
+    with pytest.raises((DataError, RemoteError), match=r"became shorter|arrived changed again"):
+        send(link, [tree])
+
+
 def test_one_changed_file_is_the_only_one_that_is_sent(link: Link, folder: Path) -> None:
     send(link, [path_tree(folder)])
     (folder / "new").write_bytes(b"n" * 777)
@@ -211,9 +243,16 @@ def test_what_cannot_be_sent(tmp_path: Path) -> None:
         path_tree(tmp_path / "nothing")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "loop").symlink_to(tmp_path / "a")
-    with pytest.raises(DataError, match="leads back to a folder"):
+    with pytest.raises(DataError, match="leads back to a folder that it is in"):
         path_tree(tmp_path / "a")
     (tmp_path / "a" / "loop").unlink()
+    for one, other in (("a/one", "a/other"), ("a/other", "a/one")):
+        (tmp_path / one).mkdir()
+        (tmp_path / one / "link").symlink_to(tmp_path / other)
+    with pytest.raises(DataError, match="leads back to a folder"):
+        path_tree(tmp_path / "a")
+    for one in ("one", "other"):
+        (tmp_path / "a" / one / "link").unlink()
     os.mkfifo(tmp_path / "a" / "pipe")
     with pytest.raises(DataError, match="neither a file nor a folder"):
         path_tree(tmp_path / "a")

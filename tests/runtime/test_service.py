@@ -169,14 +169,15 @@ def test_batches_fill_up_while_the_model_is_busy(tiny: Path) -> None:
 
 
 def test_a_picture_waits_for_company_no_longer_than_the_delay(tiny: Path) -> None:
-    with Service(fake(tiny), Batching(largest=2, delay=0.3)) as service:
+    with Service(fake(tiny), Batching(largest=2, delay=0.2)) as service:
         started = time.monotonic()
         service.submit(grey(0)).result(20)
-        assert time.monotonic() - started >= 0.3
-        started = time.monotonic()
-        classes([service.submit(grey(0)), service.submit(grey(1))])
-        assert time.monotonic() - started < 0.3, "a full batch does not wait"
-        assert service.stats().batches == 2
+        assert time.monotonic() - started >= 0.2
+    with Service(fake(tiny), Batching(largest=2, delay=50)) as service:
+        classes(
+            [service.submit(grey(0)), service.submit(grey(1))]
+        )  # a full batch does not wait: 20 s would be too late
+        assert service.stats().batches == 1
 
 
 def test_refuse(tiny: Path) -> None:
@@ -211,7 +212,7 @@ def test_a_refusal_says_when_to_come_back(tiny: Path) -> None:
         held_back.append(service.submit(grey(0)))
         with pytest.raises(BusyError) as caught:
             service.submit(grey(0))
-        assert 0.1 <= caught.value.retry_after < 2, "two pictures of at least 50 ms each"
+        assert 0.1 <= caught.value.retry_after < 20, "two pictures of at least 50 ms each"
         gate.open.set()
         wait(held_back, 20)
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from edgecnn.errors import BackendError, DataError, MissingDependencyError, User
 from edgecnn.pack import VariantContents
 from edgecnn.parity.evaluate import Evaluation, evaluate
 from edgecnn.runtime import OrtOptions
+from edgecnn.scale import run
 from edgecnn.scale.executor import ExecutorConfig
 from edgecnn.scale.run import evaluate_at_scale
 
@@ -143,6 +145,22 @@ def test_what_was_done_of_something_else_does_not_count(bundle: Path, tmp_path: 
     assert bits(result) == bits(evaluate(tmp_path / "bundle", folder, options=options))
 
 
+def test_memory_does_not_grow_with_the_number_of_pictures(bundle: Path, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "data", 10)
+
+    def peak(count: int) -> int:
+        lines = ["file,label", *(f"{index % 10:05}.png,{index % 5}" for index in range(count))]
+        (folder / "labels.csv").write_text("\n".join(lines))
+        tracemalloc.start()
+        assert at_scale(bundle, folder, LOCAL[0]).variants[1].images == count
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(200)  # what is made once
+    assert peak(1400) < peak(200) + 30_000, "1,200 paths in memory take several times that"
+
+
 def test_the_same_evaluation_runs_once_at_a_time(bundle: Path, data: Path) -> None:
     def again(step: str, done: int, total: int) -> None:
         with pytest.raises(UserError, match="the same evaluation is running in another process"):
@@ -159,6 +177,16 @@ def test_errors_of_workers_arrive_as_they_are(bundle: Path, data: Path, tmp_path
     with pytest.raises(BackendError, match="NaN or infinity: `edgecnn verify`"):
         at_scale(bad, data)
     assert at_scale(bad, data, variants=["fp32"]).variants[0].images == 298
+
+
+def test_a_worker_with_other_versions_is_refused(
+    bundle: Path, data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = run._version
+    monkeypatch.setattr(run, "_version", lambda package: "0.0.1" if package == "numpy" else true(package))
+    with pytest.raises(UserError, match=r"a worker on .* has numpy .*, and this command 0\.0\.1: install the same"):
+        at_scale(bundle, data, LOCAL[1])
+    assert finished(cache) == []
 
 
 def test_too_many_corrupt_pictures_end_it(bundle: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from scale_data import write_pictures
 from test_run import stop_after
 from tiny_bundle import write_model, write_tiny
 
+from edgecnn.errors import UserError
 from edgecnn.pack import VariantContents
 from edgecnn.parity.evaluate import evaluate
 from edgecnn.runtime import OpenVinoOptions, OrtOptions
@@ -71,7 +73,9 @@ def test_rows_that_are_still_true_are_kept_and_others_done_again(
     more = run([copy], pictures, table)
     assert (first.kept, more.kept, len(more.rows)) == (0, 2, 4)
     assert [row for row in more.rows if row["variant"] == "fp32"] == list(first.rows)
-    assert run([copy], pictures, table).rows == more.rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "joblib", None)
+        assert run([copy], pictures, table).rows == more.rows, "nothing is started for what is known"
     shutil.copy(pictures / "00010.png", pictures / "00001.png")
     again = run([copy], pictures, table)
     assert again.kept == 0
@@ -131,6 +135,13 @@ def test_an_interrupted_sweep_goes_on(bundle: Path, data: Path, tmp_path: Path) 
     ]
     assert timeless[0] == timeless[1]
     assert whole
+
+
+def test_a_backend_that_there_is_not() -> None:
+    with pytest.raises(UserError, match="at least one backend"):
+        SweepConfig(backends={})
+    with pytest.raises(UserError, match="backend 'tflite' is not one of onnxruntime, openvino, tensorrt, tensorrt-rtx"):
+        SweepConfig(backends={"tflite": OrtOptions()})
 
 
 def test_a_model_is_exported_first_and_once(data: Path, tmp_path: Path) -> None:

@@ -39,6 +39,13 @@ def test_rows_come_back_as_they_were_and_are_replaced_in_place(tmp_path: Path, s
     assert [path.name for path in tmp_path.iterdir()] == [table.name]
 
 
+def test_a_bundle_that_can_be_used_by_now_loses_the_row_that_it_could_not(tmp_path: Path) -> None:
+    table = tmp_path / "results.csv"
+    put_rows(table, [row("", error="no bundle"), row("", error="no bundle", backend="onnxruntime")])
+    put_rows(table, [row("fp32")])
+    assert read_rows(table) == [row("", error="no bundle", backend="onnxruntime"), row("fp32")]
+
+
 @FORMATS
 def test_a_file_that_is_something_else_stays(tmp_path: Path, suffix: str) -> None:
     table = tmp_path / f"results{suffix}"

@@ -127,8 +127,9 @@ class Sensors:
     def gpu_used_mb(self) -> float | None:
         """Return the device memory in use, None where no source says."""
         for source in self.sources:
-            if isinstance(source, NvmlSource) and (used := source.read().gpu_used_mb) is not None:
-                return used
+            if source.name in ("nvml", "nvidia-smi"):
+                found = source.read()
+                return None if found is None else found.gpu_used_mb
         return None
 
 

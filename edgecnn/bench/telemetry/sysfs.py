@@ -40,9 +40,10 @@ class RaplSource:
         self._last: dict[str, float] = {}
         self._wrapped: dict[str, float] = {}
         for folder in sorted((root / "sys/class/powercap").glob("*-rapl:*")):
-            if folder.name.count(":") == 1 and _read(folder / "energy_uj") is not None:
-                wrap = _number(folder / "max_energy_range_uj") or 0.0
-                self._zones[_read(folder / "name") or folder.name] = (folder / "energy_uj", wrap)
+            name = _read(folder / "name") or folder.name
+            # "psys" is the whole platform, which holds the packages too.
+            if folder.name.count(":") == 1 and name != "psys" and _number(folder / "energy_uj") is not None:
+                self._zones[name] = (folder / "energy_uj", _number(folder / "max_energy_range_uj") or 0.0)
 
     def __bool__(self) -> bool:
         """Whether there are any."""

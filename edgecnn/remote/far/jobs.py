@@ -28,6 +28,7 @@ from edgecnn.remote.far.machine import sensors
 __all__ = ["collect", "get", "kill", "poll", "start"]
 
 TICK = 0.1  # s between two looks at a job's files
+SHORT = 72  # bytes of a path that leave room for a socket's name below it: unix(7) allows 108 in all
 ENDING = 12.0  # s: more than a program gets to end
 
 
@@ -39,7 +40,8 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        (part / "work").mkdir(parents=True, mode=0o700)
+        for name in ("work", "tmp"):
+            (part / name).mkdir(parents=True, mode=0o700)
         for tree in request["trees"]:
             lay_out(root, part / "work", tree)
         handle = os.open(part / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -131,6 +133,8 @@ def supervise(folder: Path, request: dict[str, Any]) -> None:
 def run_step(folder: Path, step: list[str], request: dict[str, Any], grace: float) -> tuple[int, str]:
     """Run one program of a job to its end, or until it is killed or nobody asks for it any more; return its code, and why it was ended."""
     environment = {**os.environ, **request.get("env", {}), "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+    if len(str(folder)) < SHORT:
+        environment["TMPDIR"] = str(folder / "tmp")  # what a killed program leaves there goes with the job
     with (folder / "out").open("ab") as out, (folder / "err").open("ab") as err:
         child = subprocess.Popen(  # noqa: S603 -- what the client asks for is what this program is for
             step, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=str(folder / "work"), env=environment,
@@ -242,6 +246,7 @@ def kill(request: dict[str, Any]) -> dict[str, Any]:
 def collect(request: dict[str, Any]) -> dict[str, Any]:
     """Return (sha256, bytes) of files of a job, null for those that are not there; ``keep`` makes them contents of the cache."""
     folder = job_folder(request)
+    _fetching(folder)
     found: dict[str, tuple[str, int]] = {}
     for name in request["paths"]:
         path = inside(folder, name)
@@ -258,4 +263,12 @@ def collect(request: dict[str, Any]) -> dict[str, Any]:
 
 def get(request: dict[str, Any]) -> dict[str, Any]:
     """Return a part of a file of a job."""
-    return {"data": read(inside(job_folder(request), request["path"]), request["offset"], request["limit"])}
+    folder = job_folder(request)
+    _fetching(folder)
+    return {"data": read(inside(folder, request["path"]), request["offset"], request["limit"])}
+
+
+def _fetching(folder: Path) -> None:
+    """Renew a job's lease, since whoever fetches its files is alive."""
+    with suppress(FileNotFoundError):
+        renew(folder)

@@ -16,6 +16,10 @@ from edgecnn.remote.far.base import Refused, root_of
 
 __all__ = ["check", "facts", "sensors"]
 
+PATH = os.pathsep.join(
+    (os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin")
+)  # nvpmodel is in one
+
 
 def check(request: dict[str, Any]) -> dict[str, Any]:
     """Ask an interpreter for its version and the installed version of packages."""
@@ -89,7 +93,10 @@ def text(path: str) -> str:
 def ask(*command: str) -> str:
     """Return what a program says, "" where it is not there or fails."""
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)  # noqa: S603 -- our own words
+        environment = {**os.environ, "PATH": PATH}
+        done = subprocess.run(  # noqa: S603 -- our own words
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return words(done.stdout) if done.returncode == 0 else ""

@@ -25,7 +25,6 @@ OPERATIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "commit": store.commit,
     "unlock": store.unlock,
     "adopt": store.adopt,
-    "drop": store.drop,
     "start": jobs.start,
     "poll": jobs.poll,
     "kill": jobs.kill,

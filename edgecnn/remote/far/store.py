@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from edgecnn.remote.far.base import inside, object_path, root_of, sha256, supervised
+from edgecnn.remote.far.base import inside, job_folder, object_path, root_of, sha256, supervised
 
-__all__ = ["adopt", "commit", "drop", "hello", "hold", "missing", "put", "unlock"]
+__all__ = ["adopt", "commit", "hello", "hold", "missing", "put", "unlock"]
 
 DAY = 86400.0
 
@@ -120,21 +120,11 @@ def unlock(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def adopt(request: dict[str, Any]) -> dict[str, Any]:
-    """Say whether an environment is here, having put ``part`` in its place if that is named."""
-    venvs = root_of(request) / "venvs"
-    place = inside(venvs, request["key"])
-    if request.get("part"):
-        part = inside(venvs, request["part"])
-        try:
-            part.rename(place)
-        except OSError:  # another client was quicker
-            shutil.rmtree(part, ignore_errors=True)
+    """Say whether an environment is here, having put in its place the one that a job made, if that is named."""
+    place = inside(root_of(request) / "venvs", request["key"])
+    if request.get("job"):
+        with suppress(OSError):  # another client was quicker, or this request came twice
+            (job_folder(request) / "work" / "venv").rename(place)
     with suppress(OSError):
         os.utime(place)
     return {"python": str(place / "bin" / "python") if (place / "bin" / "python").exists() else ""}
-
-
-def drop(request: dict[str, Any]) -> dict[str, Any]:
-    """Remove an environment that could not be finished."""
-    shutil.rmtree(str(inside(root_of(request) / "venvs", request["part"])), ignore_errors=True)
-    return {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import math
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,16 +29,13 @@ __all__ = [
     "expose",
     "load_ir",
     "open_model",
+    "parameter_count",
     "read_metadata",
     "release_memory",
     "save_ir",
     "scratch_file",
     "trim_memory",
-    "weight_counts",
 ]
-
-_WEIGHTED = frozenset({"Conv", "DeformConv", "Gemm", "MatMul"})
-"""Operators whose second input is what they multiply by."""
 
 EXTERNAL_DATA_THRESHOLD = 1_900_000_000
 """Bytes of initializers from which weights go into ``<file>.data``: protobuf cannot hold 2 GiB or more."""
@@ -272,35 +268,10 @@ def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value
     return value  # type: ignore[no-any-return]
 
 
-def weight_counts(path: Path) -> tuple[int, int | None]:
-    """Count the parameters of a float graph, and its multiply-adds for one image.
-
-    Multiply-adds are those of convolutions and linear layers, without bias adds, as the zoo's table counts them; None where the
-    file does not state the shapes of their outputs.
-
-    Raises:
-        UserError: as :func:`load_ir`.
-    """
-    graph = load_ir(path).graph
-    params = sum(
-        value.const_value.size
-        for value in graph.initializers.values()
-        if value.const_value is not None and value.const_value.dtype.is_floating_point()
-    )
-    macs: int | None = 0
-    for node in graph:
-        if node.op_type not in _WEIGHTED or len(node.inputs) < 2:
-            continue
-        weight = node.inputs[1]
-        if weight is None or weight.const_value is None:
-            continue
-        dims = None if (shape := node.outputs[0].shape) is None else list(shape)[1:]
-        known = [dim for dim in dims or () if isinstance(dim, int)]
-        if macs is None or dims is None or len(known) < len(dims):
-            macs = None
-            continue
-        macs += weight.const_value.size * math.prod(known[:-1] if node.op_type == "MatMul" else known[1:])
-    return int(params), macs
+def parameter_count(path: Path) -> int:
+    """Return how many numbers a float graph holds as weights. Raises UserError as :func:`load_ir`."""
+    values = [value.const_value for value in load_ir(path).graph.initializers.values()]
+    return int(sum(value.size for value in values if value is not None and value.dtype.is_floating_point()))
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:

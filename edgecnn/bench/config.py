@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from edgecnn.errors import UserError
@@ -67,6 +68,7 @@ class BenchConfig:
         compare: the first two candidates are measured in turns, and a verdict is given.
         profile: measure layers too. ``roofline``: measure a matrix product too. ``telemetry``: read the device's sensors.
         provider: onnxruntime's execution provider, ``cpu`` or ``cuda``.
+        plugins: libraries of an engine's operators. ``cuda_graph``: engines run as one CUDA graph.
         allow_unverified: measure what failed verification.
         seed: of Poisson arrivals.
     """
@@ -86,6 +88,8 @@ class BenchConfig:
     roofline: bool = True
     telemetry: bool = True
     provider: str = "cpu"
+    plugins: tuple[Path, ...] = ()
+    cuda_graph: bool = False
     allow_unverified: bool = False
     seed: int = 0
 
@@ -111,6 +115,7 @@ class BenchConfig:
             raise UserError(f"the deadline must be milliseconds above 0, found {self.deadline_ms!r}")
         if self.deadline_ms and self.rate is None:
             raise UserError("a deadline counts from the arrival of a request: give a rate too")
+        object.__setattr__(self, "plugins", tuple(Path(path) for path in self.plugins))
         if self.compare:
             self._check_comparison()
 
@@ -125,4 +130,4 @@ class BenchConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"plugins": [str(path) for path in self.plugins]}

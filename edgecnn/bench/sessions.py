@@ -22,7 +22,7 @@ from edgecnn.runtime.session import Session
 from edgecnn.runtime.tensorrt import Rebuild, TensorRtFlavour, TensorRtOptions
 from edgecnn.runtime.trt_api import module_of
 
-__all__ = ["Cell", "Ready", "options_of", "ready"]
+__all__ = ["Cell", "Ready", "cell_of", "options_of", "ready"]
 
 _PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider")}
 
@@ -80,6 +80,8 @@ def options_of(
     """
     if config.provider not in _PROVIDERS:
         raise UserError(f"provider {config.provider!r} is not one of {', '.join(_PROVIDERS)}")
+    if (config.plugins or config.cuda_graph) and backend not in ENGINE_BACKENDS:
+        raise UserError(f"plugins and CUDA graphs are for engines, and the backend is {backend}")
     if config.provider != "cpu":
         if backend not in ("auto", "onnxruntime"):
             raise UserError(f"provider {config.provider} is onnxruntime's, and {backend} was asked for")
@@ -88,7 +90,13 @@ def options_of(
         if threads:
             raise UserError(f"threads are for CPUs, and {backend} was asked for: leave them out")
         flavour: TensorRtFlavour = "tensorrt" if backend == "tensorrt" else "tensorrt-rtx"
-        return TensorRtOptions(flavour=flavour, contexts=config.streams, rebuild=rebuild)
+        return TensorRtOptions(
+            flavour=flavour,
+            contexts=config.streams,
+            cuda_graph=config.cuda_graph,
+            plugins=config.plugins,
+            rebuild=rebuild,
+        )
     if backend == "onnxruntime":
         return OrtOptions(threads=threads)
     return OpenVinoOptions(threads=threads) if backend == "openvino" else AutoOptions(threads=threads)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecnn.cli.backend import PROVIDERS
+from edgecnn.cli.backend import provider_option
 from edgecnn.cli.bench_show import print_result, warn_of
-from edgecnn.cli.output import common_options, emit, progress_bar
+from edgecnn.cli.output import common_options, emit, progress_bar, warn
 from edgecnn.cli.remote import OnCommand
 
 if TYPE_CHECKING:
@@ -95,7 +95,15 @@ class Span(click.ParamType):  # type: ignore[type-arg]
 @click.option("--profile", is_flag=True, help="Measure each layer too.")
 @click.option("--no-roofline", is_flag=True, help="Leave out the matrix product that shows the device's peak.")
 @click.option("--no-telemetry", is_flag=True, help="Leave the device's sensors alone.")
-@click.option("--provider", type=click.Choice(list(PROVIDERS)), default="cpu", help="Where onnxruntime runs. [cpu]")
+@provider_option
+@click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Library of an engine's operators (repeatable).",
+)
+@click.option("--cuda-graph", is_flag=True, help="Run engines as one CUDA graph.")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the table to this file.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with charts to this file.")
 @click.option("--allow-unverified", is_flag=True, help="Measure what failed verification.")
@@ -109,6 +117,8 @@ def command(bundles: tuple[Path, ...], as_json: bool, csv_file: Path | None, htm
     edgecnn bench lite0-int8 --compare fp32 int8-cpu     in turns, with a verdict
     edgecnn bench lite0-int8 --rate 30 --end-to-end      deadlines that a camera's frames miss
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
+    from functools import partial
+
     from edgecnn.bench import bench
     from edgecnn.bench.files import write_csv
     from edgecnn.pipeline.engines import rebuilt
@@ -121,7 +131,7 @@ def command(bundles: tuple[Path, ...], as_json: bool, csv_file: Path | None, htm
     opened = [Bundle.open(path, allow_unverified=options["allow_unverified"]) for path in bundles]
     config = _config(opened, bundles, options)
     with progress_bar(as_json) as progress:
-        result = bench(opened, config, rebuild=rebuilt, progress=progress)
+        result = bench(opened, config, rebuild=partial(rebuilt, say=warn), progress=progress)
     warn_of(result)
     if csv_file is not None:
         write_csv(result, csv_file)
@@ -156,6 +166,8 @@ def _config(opened: Sequence[Bundle], paths: Sequence[Path], options: dict[str, 
         roofline=not options["no_roofline"],
         telemetry=not options["no_telemetry"],
         provider=options["provider"],
+        plugins=options["plugins"],
+        cuda_graph=options["cuda_graph"],
         allow_unverified=options["allow_unverified"],
         seed=options["seed"],
     )

@@ -74,7 +74,8 @@ def _check_combination(of_zoo: bool, options: dict[str, Any]) -> None:
     for name, given in wrong.items():
         if given:
             raise click.UsageError(f"{name} goes with {there}.")
-    if of_zoo and (options["backend"] not in ("auto", "onnxruntime") or options["provider"] != "cpu"):
+    of_others = options["backend"] not in ("auto", "onnxruntime") or options["provider"] != "cpu" or options["plugins"]
+    if of_zoo and of_others:
         raise click.UsageError(
             "--zoo --latency runs on onnxruntime's CPU kernels: compare bundles to choose a backend."
         )
@@ -96,7 +97,7 @@ def _of_bundles(bundles: tuple[Path, ...], options: dict[str, Any], progress: An
 
     config = BundleConfig(
         variants=options["variants"],
-        options=session_options(options["backend"], options["threads"], options["provider"]),
+        options=session_options(options["backend"], options["threads"], options["provider"], options["plugins"]),
         data=options["data"],
         limit=options["limit"] or 0,
         seconds=options["seconds"],
@@ -120,12 +121,13 @@ def _print(found: Comparison) -> None:
 
     best = {axis: {point.name for point in front(found.points, axis)} for axis in found.axes}
     timed = any(point.latency for point in found.points)
-    columns = ["network", "family", "input", "top-1 %", "GMACs", "Mparams"]
+    columns = ["network", "input", "top-1 %", "GMACs", "Mparams"]
     columns += ["ms", "ratio", "±", "backend"] if timed else []
     ranked = sorted(found.points, key=lambda point: -(point.top1 or 0.0))
-    rows = [[*_row(point, timed), *("*" if point.name in names else "" for names in best.values())] for point in ranked]
-    heads = {"macs": "front: operations", "latency": "front: latency"}
-    table([*columns, *(heads[axis] for axis in best)], rows)
+    words = {"macs": "operations", "latency": "latency"}
+    fronts = [", ".join(words[axis] for axis, names in best.items() if point.name in names) for point in ranked]
+    rows = [[*_row(point, timed), on] for point, on in zip(ranked, fronts, strict=True)]
+    table([*columns, "on the front of"], rows)
     if found.device:
         console().print(f"measured on {found.device}; ratios are to {found.reference}, in turns with it")
 
@@ -135,7 +137,6 @@ def _row(point: Point, timed: bool) -> list[str]:
     note = "" if point.own_accuracy or point.top1 is None else " (fp32's)"
     cells = [
         point.name,
-        point.family,
         "x".join(map(str, point.size)),
         number(point.top1) + note,
         number(None if point.macs is None else point.macs / 1e9),

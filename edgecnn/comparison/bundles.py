@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgecnn import zoo
+from edgecnn.bench.layers import count_macs
 from edgecnn.bench.timing import interleave
-from edgecnn.comparison.measure import feed, processor
+from edgecnn.comparison.measure import feed, images, processor
 from edgecnn.comparison.names import FAMILIES, short
 from edgecnn.comparison.points import Comparison, LeftOut, Measured, Point
+from edgecnn.comparison.published import stated_of
 from edgecnn.errors import EdgecnnError, UserError
-from edgecnn.onnxio import weight_counts
+from edgecnn.onnxio import parameter_count
 from edgecnn.optional import available
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime import AutoOptions, Bundle
@@ -80,7 +82,7 @@ def compare_bundles(
     if config.data is not None:
         points = _scored(points, candidates, config, progress)
     notes = [f"{bundle.path.name}: {alarm}" for bundle in bundles for alarm in bundle.alarms()]
-    if any(not point.own_accuracy for point in points):
+    if any(point.top1 is not None and not point.own_accuracy for point in points):
         notes.append("accuracy of quantized graphs is that published for fp32, drawn hollow: --data measures their own")
     if all(point.top1 is None for point in points):
         notes.append("no accuracy is published for these weights: --data with labelled images measures it")
@@ -102,13 +104,14 @@ def _candidates(bundles: Sequence[Bundle], config: BundleConfig) -> tuple[list[_
     if unknown := [name for name in config.variants if name not in held]:
         raise UserError(f"no bundle has a variant {unknown[0]!r}; there are {', '.join(sorted(held))}")
     found, left_out = [], []
-    many = len(bundles) > 1
-    for bundle in bundles:
+    for bundle, called in zip(bundles, _names(bundles), strict=True):
         counts = size_of(bundle)
         for name, variant in bundle.variants.items():
             if config.variants and name not in config.variants:
                 continue
-            point = _point(bundle, name, counts, many=many)
+            point = _point(bundle, name, counts, called)
+            if len(bundles) == 1:
+                point = replace(point, label=name)
             if not variant.verified and not config.allow_unverified:
                 left_out.append(LeftOut(name=point.name, reason="it failed verification"))
                 continue
@@ -122,34 +125,45 @@ def _candidates(bundles: Sequence[Bundle], config: BundleConfig) -> tuple[list[_
 
 def size_of(bundle: Bundle) -> tuple[int | None, int | None]:
     """Return a network's parameters and multiply-adds: the zoo's own count, or its fp32 graph's; None where neither can be had."""
-    spec = bundle.spec
-    row = next((row for row in zoo.table() if row["name"] == spec.name), None)
+    row = next((row for row in zoo.table() if row["name"] == bundle.spec.name), None)
     size = [bundle.preprocess.channels, *bundle.preprocess.size]
-    if row is not None and spec.num_classes == row["num_classes"] and size == row["input_size"]:
+    if row is not None and bundle.spec.num_classes == row["num_classes"] and size == row["input_size"]:
         return row["num_params"], row["macs"]
-    if "fp32" not in bundle.variants or not available("onnx_ir"):
+    if "fp32" not in bundle.variants:
         return None, None
-    return weight_counts(bundle.model_path("fp32"))
+    path, spec = bundle.model_path("fp32"), bundle.variants["fp32"].inputs[0]
+    params = parameter_count(path) if available("onnx_ir") else None
+    return params, count_macs(path, feed(spec)) // images(spec) if available("onnxruntime") else None
 
 
-def _point(bundle: Bundle, variant: str, counts: tuple[int | None, int | None], *, many: bool) -> Point:
+def _names(bundles: Sequence[Bundle]) -> list[str]:
+    """Return what bundles are called: their folders' names, or whole paths where two folders share one."""
+    names = [bundle.path.resolve().name for bundle in bundles]
+    return [str(bundle.path) if names.count(name) > 1 else name for bundle, name in zip(bundles, names, strict=True)]
+
+
+def _point(bundle: Bundle, variant: str, counts: tuple[int | None, int | None], called: str) -> Point:
     """Describe a variant; its latency comes later."""
     weights, spec = bundle.manifest.weights, bundle.spec
     precision = bundle.variants[variant].precision
     stage = (bundle.manifest.parity.get("stages") or {}).get(variant, {})
     agreement = stage.get("top1") if precision != "fp32" and isinstance(stage, Mapping) else None
+    size = (bundle.preprocess.channels, *bundle.preprocess.size)
+    top1, source = weights.top1, weights.source
+    if top1 is None and (stated := stated_of(weights.sha256, size[1])):
+        top1, source = stated
     published = "published" if precision == "fp32" else "published for fp32"
     return Point(
-        name=f"{bundle.path.name} {variant}",
-        label=f"{short(spec.name)} {variant}" if many else variant,
+        name=f"{called} {variant}",
+        label=f"{short(spec.name)} {variant}",
         family=spec.family if spec.family in FAMILIES else "user",
         params=counts[0],
         macs=counts[1],
-        top1=weights.top1,
-        accuracy=published if weights.top1 is not None else "",
-        source=weights.source,
+        top1=top1,
+        accuracy=published if top1 is not None else "",
+        source=source,
         weights=weights.entry,
-        size=(bundle.preprocess.channels, *bundle.preprocess.size),
+        size=size,
         precision=precision,
         agreement=float(agreement) if isinstance(agreement, (int, float)) else None,
     )
@@ -174,23 +188,22 @@ def _measured(
             sessions[item.point.name] = stack.enter_context(session)
         if not sessions:
             raise UserError(f"none of the graphs runs here; the first: {left_out[-1].reason}")
-        feeds = {name: feed(session) for name, session in sessions.items()}
+        feeds = {name: feed(session.inputs[0]) for name, session in sessions.items()}
         first = next(iter(sessions))
         found = interleave(sessions, feeds, baseline=first, seconds=config.seconds, progress=progress)
-        backends = {name: session.backend for name, session in sessions.items()}
-    base = found[first].median_ms
-    threads = config.options.threads
-    latencies = {
-        name: Measured(
-            milliseconds=timing.ratio * base,
-            ratio=timing.ratio,
-            spread=timing.spread,
+    batches = {name: images(session.inputs[0]) for name, session in sessions.items()}
+    base = found[first].median_ms / batches[first]
+    latencies = {}
+    for name, timing in found.items():
+        share = batches[first] / batches[name]  # of a run's time that one image has, against the first one's
+        latencies[name] = Measured(
+            milliseconds=timing.ratio * share * base,
+            ratio=timing.ratio * share,
+            spread=timing.spread * share,
             rounds=timing.runs,
-            backend=backends[name],
-            threads=threads,
+            backend=sessions[name].backend,
+            threads=config.options.threads,
         )
-        for name, timing in found.items()
-    }
     return tuple(
         replace(item.point, latency=latencies[item.point.name]) for item in candidates if item.point.name in latencies
     )

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import re
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +19,7 @@ import numpy as np
 from edgecnn import zoo
 from edgecnn._version import __version__
 from edgecnn.artifacts import cache_dir, sha256_json, write_json
+from edgecnn.bench.device import describe
 from edgecnn.bench.timing import Timing, interleave
 from edgecnn.comparison.points import LeftOut, Measured, Point
 from edgecnn.errors import BackendError, ToolError
@@ -29,12 +27,12 @@ from edgecnn.optional import need
 from edgecnn.progress import Progress
 from edgecnn.runtime import OrtOptions, OrtSession
 from edgecnn.runtime.session import Array, Session
-from edgecnn.spec import ModelSpec
+from edgecnn.spec import ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
     from edgecnn.comparison.zoo import ZooConfig
 
-__all__ = ["Latencies", "feed", "measure_zoo", "processor"]
+__all__ = ["Latencies", "feed", "images", "measure_zoo", "processor"]
 
 SCHEMA = 1
 """Of what is kept; another one is measured again."""
@@ -79,6 +77,7 @@ def measure_zoo(points: Sequence[Point], config: ZooConfig, reference: str, prog
                     row = _measure(point, against, config)
                 except ToolError as error:
                     left_out.append(LeftOut(name=point.name, reason=str(error).splitlines()[0]))
+                    progress("measure", done + 1, len(points))
                     continue
                 place.parent.mkdir(parents=True, exist_ok=True)
                 write_json(place, row)
@@ -111,7 +110,7 @@ def _measure(point: Point, against: Session, config: ZooConfig) -> dict[str, Any
     """Measure one network in turns with the reference."""
     with _random_session(_sized(zoo.find(point.name), point.size), config.threads) as session:
         sessions = {"reference": against, "own": session}
-        feeds = {name: feed(one) for name, one in sessions.items()}
+        feeds = {name: feed(one.inputs[0]) for name, one in sessions.items()}
         _check(session.run(feeds["own"]), point.name)
         found = interleave(sessions, feeds, baseline="reference", seconds=config.seconds)
     return _row(found["own"], found["reference"])
@@ -153,14 +152,18 @@ def _sized(spec: ModelSpec, size: tuple[int, ...]) -> ModelSpec:
     )
 
 
-def feed(session: Session) -> dict[str, Array]:
-    """Return one image of noise for a session: real-valued, since zeros run at another speed; pixels where it takes these."""
-    (spec,) = session.inputs
+def feed(spec: TensorSpec) -> dict[str, Array]:
+    """Return noise for a graph's input, one image where the batch is dynamic: real-valued, since zeros run at another speed."""
     shape = tuple(dim if isinstance(dim, int) else 1 for dim in spec.shape)
     draw = np.random.default_rng(SEED)
     if spec.dtype == "uint8":
         return {spec.name: draw.integers(0, 256, shape, dtype=np.uint8)}
     return {spec.name: draw.standard_normal(shape).astype(spec.dtype)}
+
+
+def images(spec: TensorSpec) -> int:
+    """Return how many images :func:`feed` makes."""
+    return spec.shape[0] if isinstance(spec.shape[0], int) else 1
 
 
 def _place(point: Point, config: ZooConfig, reference: str) -> Path:
@@ -205,12 +208,6 @@ def _read(place: Path) -> dict[str, Any] | None:
 
 
 def processor() -> str:
-    """Return the processor's name and its logical cores, as a reader knows it."""
-    name = ""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        found = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
-        name = found.group(1) if found else ""
-    except OSError:
-        pass
-    return f"{name.strip() or platform.processor() or platform.machine()}, {os.cpu_count() or 1} cores"
+    """Return this device's name and its logical cores, as a reader knows it."""
+    device = describe()
+    return f"{device.name}, {device.cores} cores"

@@ -148,13 +148,13 @@ def front(points: Iterable[Point], axis: Axis) -> tuple[Point, ...]:
     """Return the points that no other one beats: none is at least as accurate and cheaper, or more accurate and as cheap.
 
     Args:
-        points: those that cannot be drawn are passed over.
+        points: those that cannot be drawn, or whose accuracy is another graph's, are passed over.
         axis: what is to be small; accuracy is to be large.
 
     Returns:
         By rising cost. Of points that are equal in both, the first.
     """
-    drawn = [point for point in points if point.drawn(axis)]
+    drawn = [point for point in points if point.drawn(axis) and point.own_accuracy]
     ranked = sorted(drawn, key=lambda point: (point.value(axis) or 0.0, -(point.top1 or 0.0)))
     best = float("-inf")
     found = []

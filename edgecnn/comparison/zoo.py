@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from edgecnn import zoo
 from edgecnn.comparison.measure import Latencies, measure_zoo
 from edgecnn.comparison.names import short
 from edgecnn.comparison.points import Comparison, Point
+from edgecnn.comparison.published import references, stated_of
 from edgecnn.errors import UserError
 from edgecnn.progress import Progress, silent
 
@@ -84,7 +82,7 @@ def zoo_points(models: str = "*") -> tuple[tuple[Point, ...], tuple[str, ...]]:
     not in the zoo, comes along as a published point of reference. Raises UserError where nothing matches.
     """
     rows = [row for row in zoo.table() if fnmatchcase(row["name"], models)]
-    extra = [item for item in _published()["references"] if fnmatchcase(item["name"], models)]
+    extra = [item for item in references() if fnmatchcase(item["name"], models)]
     if not rows and not extra:
         raise UserError(
             f"no model's name matches {models!r}: 'edgecnn models' lists them; 'efficientnet_*' takes a family"
@@ -93,23 +91,22 @@ def zoo_points(models: str = "*") -> tuple[tuple[Point, ...], tuple[str, ...]]:
     for row in rows:
         entry = next((item for item in row["weights"] if item["name"] == row["default_weights"]), None)
         spec = zoo.find(row["name"])
-        file = next((item.file for item in spec.weights if item.name == row["default_weights"]), "")
-        if file and file in seen:
+        sha256 = next((item.sha256 for item in spec.weights if item.name == row["default_weights"]), "")
+        if sha256 and sha256 in seen:
             continue
-        seen.add(file)
-        points.append(_point(row, entry, file))
+        seen.add(sha256)
+        points.append(_point(row, entry, sha256))
     points += _references(extra)
     unknown = sum(point.top1 is None for point in points)
     notes = [f"{unknown} networks have no published accuracy, and are in the table alone"] if unknown else []
     return tuple(points), tuple(notes)
 
 
-def _point(row: Mapping[str, Any], entry: Mapping[str, Any] | None, file: str) -> Point:
+def _point(row: Mapping[str, Any], entry: Mapping[str, Any] | None, sha256: str) -> Point:
     """Return a network of the zoo."""
     top1, source = (entry["top1"], entry["source"]) if entry else (None, "")
-    stated = _published()["checkpoints"].get(file) if top1 is None else None
-    if stated and stated["size"] == row["input_size"][1]:
-        top1, source = stated["top1"], _published()["sources"][stated["source"]]
+    if top1 is None and (stated := stated_of(sha256, row["input_size"][1])):
+        top1, source = stated
     return Point(
         name=row["name"],
         label=short(row["name"]),
@@ -127,13 +124,4 @@ def _point(row: Mapping[str, Any], entry: Mapping[str, Any] | None, file: str) -
 def _references(items: list[dict[str, Any]]) -> Iterator[Point]:
     """Yield published networks that the zoo does not have."""
     for item in items:
-        own = {name: item[name] for name in ("name", "family", "params", "macs", "top1", "weights")}
-        source = _published()["sources"][item["source"]]
-        yield Point(**own, label=short(item["name"]), source=source, size=tuple(item["size"]))
-
-
-@cache
-def _published() -> dict[str, Any]:
-    """Read accuracies that the zoo's table does not state, with their sources."""
-    data: dict[str, Any] = json.loads((files("edgecnn.comparison") / "published.json").read_text(encoding="utf-8"))
-    return data
+        yield Point(**item | {"size": tuple(item["size"])}, label=short(item["name"]))

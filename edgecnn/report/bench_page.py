@@ -24,7 +24,7 @@ from edgecnn.report.html import (
     write_text,
 )
 
-__all__ = ["bench_page", "write_bench_page"]
+__all__ = ["bench_page", "bench_sections", "write_bench_page"]
 
 STAGES = ("preprocess", "copy", "compute", "postprocess")
 COLUMNS = (
@@ -69,17 +69,22 @@ def bench_page(result: BenchResult) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result.device.versions.items())
     parts = (
         *_head(result, models),
-        *_verdicts(result),
-        _table(result.runs),
-        *_distributions(result.runs),
-        *_stages(result.runs),
-        *_loads(result.runs),
-        *_sensors(result.runs),
-        *_layers(result.runs),
+        *bench_sections(result),
         *_terms(),
         footer(f"{versions}."),
     )
     return document(f"{models}, measured", parts, styles=("bench.css",))
+
+
+def bench_sections(result: BenchResult) -> Iterator[str]:
+    """Yield what was measured, without a title: for every page that shows it; their style is ``bench.css``."""
+    yield from _verdicts(result)
+    yield _table(result.runs)
+    yield from _distributions(result.runs)
+    yield from _stages(result.runs)
+    yield from _loads(result.runs)
+    yield from _sensors(result.runs)
+    yield from _layers(result.runs)
 
 
 def _head(result: BenchResult, models: str) -> Iterator[str]:

@@ -8,10 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from edgecnn.comparison.published import Stated, stated_of
 from edgecnn.report import html
-from edgecnn.report.bench_sections import bench_sections
 from edgecnn.report.embed import embed_section
 from edgecnn.report.gather import Findings
+from edgecnn.report.measured import measured_sections
 from edgecnn.report.page import analysis_sections
 from edgecnn.report.provenance import provenance_sections
 from edgecnn.report.variants import engines_section, placement_sections, variants_section
@@ -29,7 +30,7 @@ def bundle_page(findings: Findings) -> str:
     """Return the page's HTML."""
     sections = list(_sections(findings))
     body = [*_head(findings), _contents(sections), *sections, html.footer()]
-    return html.document(f"{findings.bundle.spec.name}: report of a bundle", body, styles=("bundle.css",))
+    return html.document(f"{findings.bundle.spec.name}: report of a bundle", body, styles=("bench.css", "bundle.css"))
 
 
 def _sections(findings: Findings) -> Iterator[str]:
@@ -40,9 +41,10 @@ def _sections(findings: Findings) -> Iterator[str]:
     if findings.parity is not None:
         yield from verification_section(findings.parity)
     if findings.evaluation is not None:
-        yield evaluation_section(findings.evaluation, findings.data, manifest.weights.top1)
+        published = _published(findings)
+        yield evaluation_section(findings.evaluation, findings.data, published.top1 if published else None)
     if findings.bench is not None:
-        yield from bench_sections(findings.bench)
+        yield from measured_sections(findings.bench)
     if findings.analysis is not None:
         yield f"<h2 class='part' id='analysis'>{escape(findings.analysis.variant)}, layer by layer</h2>"
         yield from analysis_sections(findings.analysis)
@@ -90,8 +92,8 @@ def _figures(findings: Findings) -> Iterator[tuple[str, str, str]]:
     )
     if score is not None and score.top1 is not None:
         yield "Top-1", f"{score.top1:.2f} %", f"{choice.variant}, measured on {score.images} images"
-    elif manifest.weights.top1 is not None:
-        yield "Top-1", f"{manifest.weights.top1:.2f} %", "of the weights in fp32, as published"
+    elif (published := _published(findings)) is not None:
+        yield "Top-1", f"{published.top1:.2f} %", "of the weights in fp32, as published"
     else:
         yield "Top-1", "none", "published for these weights"
     speed = bundle.variants[choice.variant].speed
@@ -113,6 +115,14 @@ def _figures(findings: Findings) -> Iterator[tuple[str, str, str]]:
     yield "Verified", f"{passed} of {len(manifest.variants)}", "variants against PyTorch"
 
 
+def _published(findings: Findings) -> Stated | None:
+    """Return the accuracy of the weights, and where it is stated if that is not where they are from."""
+    manifest = findings.bundle.manifest
+    if manifest.weights.top1 is not None:
+        return Stated(manifest.weights.top1, "")
+    return stated_of(manifest.weights.sha256, manifest.preprocess.size[0])
+
+
 def _about(findings: Findings) -> str:
     """Return what it is."""
     manifest = findings.bundle.manifest
@@ -126,13 +136,19 @@ def _about(findings: Findings) -> str:
         if given
     ]
     given = next(iter(manifest.variants.values())).inputs[0]
-    accuracy = [f"top-{k} {value:.2f} %" for k, value in ((1, weights.top1), (5, weights.top5)) if value is not None]
+    published = _published(findings)
+    stated = html.source_link(published.source) if published else ""
+    accuracy = [
+        f"top-{k} {value:.2f} %"
+        for k, value in ((1, published and published.top1), (5, weights.top5))
+        if value is not None
+    ]
     items = [
         ("Model", escape(f"{model.name} ({model.family or 'own'}), {model.num_classes} classes")),
         ("Size", escape(_size_told(findings))),
         ("Weights", f"{escape(weights.entry or 'not named')} {html.source_link(weights.source)}"),
         ("Licence of the weights", escape(weights.licence or "not stated")),
-        ("Published accuracy", escape(", ".join(accuracy) or "none")),
+        ("Published accuracy", f"{escape(', '.join(accuracy) or 'none')} {stated}"),
         ("sha256 of the weights", f"<code class='hash'>{escape(weights.sha256)}</code>" if weights.sha256 else ""),
         ("Input", escape(f"{given.name}: {given.dtype} ({', '.join(map(str, given.shape))})")),
         ("Preprocessing", escape(picture)),

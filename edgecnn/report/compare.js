@@ -8,6 +8,7 @@
   const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent);
   const rows = new Map([...table.tBodies[0].rows].map((row) => [row.dataset.key, row]));
   const off = new Set();
+  if (!switches) return; // nothing was drawn
   switches.hidden = false;
 
   const show = () => {
@@ -23,7 +24,7 @@
   const number = (disc, column) => Number(rows.get(disc.dataset.key).cells[heads.indexOf(column)].dataset.v);
   const front = (panel) => {
     const cost = panel.dataset.axis === "macs" ? "GMACs" : "ms";
-    const discs = [...panel.querySelectorAll(".disc[data-key]:not(.off)")];
+    const discs = [...panel.querySelectorAll(".disc[data-key]:not(.off):not(.hollow)")];
     discs.sort((a, b) => number(a, cost) - number(b, cost) || number(b, "Top-1 %") - number(a, "Top-1 %"));
     let best = -Infinity;
     const kept = discs.filter((disc) => number(disc, "Top-1 %") > best && ((best = number(disc, "Top-1 %")), true));

@@ -29,7 +29,7 @@ LATENCY = ("ms", "Ratio")
 
 
 def comparison_page(comparison: Comparison) -> str:
-    """Return the page's HTML. Raises UserError where there is nothing to draw."""
+    """Return the page's HTML; where there is nothing to draw, the table alone."""
     body = [*_head(comparison), *_plot(comparison), _table(comparison), *_left_out(comparison), *_terms(comparison)]
     title = f"{comparison.title}: accuracy against cost"
     return html.document(title, [*body, html.footer()], scripts=("page.js", "compare.js"), styles=("compare.css",))
@@ -50,7 +50,12 @@ def _head(comparison: Comparison) -> Iterator[str]:
 
 def _plot(comparison: Comparison) -> Iterator[str]:
     """Yield the picture: one panel an axis and scale, of which the script shows one at a time."""
-    axes = tuple(reversed(comparison.axes)) or ("macs",)  # measured latency first, where there is any
+    axes = tuple(reversed(comparison.axes))  # measured latency first, where there is any
+    if not axes:
+        yield html.section(
+            "Picture", "<p class='hint'>No network has both an accuracy and a cost to draw it against.</p>"
+        )
+        return
     panels: list[str] = []
     for axis in axes:
         for scale in ("log", "linear"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,18 +125,22 @@ def _parity(bundle: Bundle, notes: list[str]) -> ParityReport | None:
 
 
 def _read_bench(bundle: Bundle, file: Path) -> BenchResult:
-    """Read a benchmark and check that it is of this bundle."""
+    """Read a benchmark's runs of this bundle, by the folder's name, or by the network's where the device had it elsewhere."""
     from edgecnn.bench import read_result
     from edgecnn.errors import DataError
 
     result = read_result(file)
-    names = {Path(run.bundle).name for run in result.runs}
-    if bundle.path.resolve().name not in names:
-        measured = ", ".join(sorted(names)) or "nothing"
+    name = bundle.path.resolve().name
+    runs = [run for run in result.runs if Path(run.bundle).name == name]
+    runs = runs or [run for run in result.runs if run.model == bundle.spec.name and run.variant in bundle.variants]
+    if not runs:
+        measured = ", ".join(sorted({Path(run.bundle).name for run in result.runs})) or "nothing"
         raise DataError(
             f"{file} measured {measured}, not {bundle.path.resolve().name}: run 'edgecnn bench {bundle.path} --json'"
         )
-    return result
+    labels = {run.label for run in runs}
+    compared = tuple(item for item in result.comparisons if {item.baseline, item.candidate} <= labels)
+    return replace(result, runs=tuple(runs), comparisons=compared)
 
 
 def _measure(bundle: Bundle, config: ReportConfig, progress: Progress) -> BenchResult:

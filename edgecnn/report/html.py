@@ -136,7 +136,7 @@ def bullets(items: Iterable[str]) -> str:
 def facts(items: Iterable[tuple[str, str]]) -> str:
     """Return names with their values, which are HTML; those without a value are left out."""
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in items if value)
-    return f"<dl class='facts'>{rows}</dl>"
+    return f"<dl class='about'>{rows}</dl>"
 
 
 def legend(*items: tuple[str, str]) -> str:

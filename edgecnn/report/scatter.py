@@ -171,6 +171,8 @@ def _head(comparison: Comparison, points: Sequence[Point], frame: Frame) -> tupl
     title = f"{comparison.title}: accuracy against {'latency' if frame.axis == 'latency' else 'operations'}"
     shapes: list[Shape] = [Text(x=16, y=32, text=title, role="ink", size=20, bold=True)]
     told = "Bubble area: parameters. Dashed: Pareto front."
+    if not all(point.own_accuracy for point in points):
+        told += " Hollow: accuracy of the fp32 network."
     if frame.axis == "latency":
         told += f" Measured on {comparison.device}, {_precisions(points)}."
     shapes.append(Text(x=16, y=54, text=told, size=13))
@@ -214,6 +216,9 @@ def _x_scale(values: Sequence[float], *, log: bool) -> tuple[Callable[[float], f
         low, high = math.log10(low) - 0.1, math.log10(high) + 0.12
         ticks = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
         shown = [round(tick, 12) for tick in ticks if low <= math.log10(tick) <= high]
+        if len(shown) < 4:  # a narrow range has not enough of these
+            step = _step(10**high - 10**low, 7)
+            shown = [round(step * n, 12) for n in range(math.ceil(10**low / step), int(10**high / step) + 1)]
         return lambda value: LEFT + span * (math.log10(value) - low) / (high - low), shown
     top = high * 1.05
     step = _step(top, 8)

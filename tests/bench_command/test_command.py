@@ -106,6 +106,8 @@ def test_two_bundles_compared_by_name(cli: Cli, tiny: Path, tmp_path: Path) -> N
         (("--compare", "fp32", "nowhere:fp32"), 2, "names none of the bundles"),
         (("--compare", "fp32", "int8-cpu", "--variant", "fp32"), 2, "leave out --variant"),
         (("--compare", "fp32", "int8-cpu", "--rate", "30"), 1, "back to back"),
+        (("--backend", "onnxruntime", "--cuda-graph"), 1, "are for engines"),
+        (("--provider", "cuda", "--plugin", "libx.so"), 1, "are for engines"),
         (("--provider", "cuda", "--backend", "openvino"), 1, "provider cuda is onnxruntime's"),
         (("--csv", "/nowhere/at/all.csv"), 1, "there is no folder"),
         (("--html", "."), 1, "it is a folder"),

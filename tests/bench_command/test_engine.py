@@ -78,6 +78,14 @@ def test_a_context_for_each_stream(bundle: Bundle) -> None:
     assert run.latency.count == 30
 
 
+def test_one_cuda_graph(bundle: Bundle, cuda: FakeCuda) -> None:
+    config = BenchConfig(candidates=(ENGINE,), cuda_graph=True, roofline=False, **QUICK)
+    run = bench([bundle], config).runs[0]
+    assert cuda.calls.count("cudaGraphLaunch") >= run.latency.count
+    assert set(run.stages) == {"preprocess", "copy", "compute", "postprocess"}
+    assert cuda.held == 0
+
+
 def test_a_batch_that_the_engine_does_not_take(bundle: Bundle) -> None:
     with pytest.raises(UserError, match="takes batches of 1 to 4"):
         bench([bundle], BenchConfig(candidates=(ENGINE,), batches=(8,), **QUICK))

@@ -39,7 +39,7 @@ def test_back_to_back_by_count_and_by_time() -> None:
     naps = Naps()
     found = back_to_back([naps], seconds=0.1)
     assert 0.1 <= found.seconds < 1
-    assert 10 <= len(found.nanoseconds) <= 50
+    assert 3 <= len(found.nanoseconds) <= 50
 
 
 def test_a_slow_request_is_measured_three_times_though_the_time_is_over() -> None:
@@ -95,15 +95,15 @@ def test_arrivals() -> None:
 def test_one_slow_request_delays_those_behind_it() -> None:
     """A closed loop would show one slow request of forty milliseconds; by the clock, those that wait behind it are late too."""
     found = open_loop([Naps(0.001, long=(3,))], arrivals("fixed", 200, count=20), limit=10)
-    late = [wait for wait in found.queue if wait > 3_000_000]
-    assert 5 <= len(late) <= 14
-    assert max(found.queue) >= 30_000_000
-    assert sum(work > 30_000_000 for work in found.service) <= 2
+    assert found.service[3] >= 40_000_000
+    # Each arrives 5 ms after the one before it. Whatever else the machine does can only make them later.
+    assert [wait >= (35 - 5 * place) * 1_000_000 for place, wait in enumerate(found.queue[4:10])] == [True] * 6
+    assert len(found.service) == 20
 
 
 def test_a_second_stream_takes_the_wait_away() -> None:
     found = open_loop([Naps(0.001, long=(3,))] * 2, arrivals("fixed", 200, count=20), limit=10)
-    assert np.median(found.queue[4:10]) < 10_000_000
+    assert np.median(found.queue[4:8]) < 20_000_000  # 27 ms at least with one
 
 
 def test_two_in_turns_have_the_ratio_of_their_times() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import stat
 import sys
 import time
@@ -107,6 +108,30 @@ def test_other_lines_are_no_reading(line: str) -> None:
     assert parse_tegrastats(line) is None
 
 
+def test_damaged_lines_never_raise() -> None:
+    draw = random.Random(4)
+    whole = [line for path in sorted(LOGS.glob("tegrastats-*.txt")) for line in path.read_text().splitlines()]
+    header, *rows = (LOGS / "nvidia-smi-dgpu.csv").read_text().splitlines()
+    clocks = (LOGS / "jetson_clocks-nano.txt").read_text()
+
+    def damaged(text: str) -> str:
+        for _ in range(draw.randint(1, 6)):
+            place = draw.randrange(len(text) + 1)
+            text = (
+                text[:place]
+                + draw.choice(["", "@", "%", "-", "x", "9" * 400, "[", "]", ",", " ", "\x00", "٣"])
+                + text[place + draw.randint(0, 3) :]
+            )
+        return text
+
+    understood = 0
+    for _ in range(3000):
+        understood += parse_tegrastats(damaged(draw.choice(whole))) is not None
+        parse_smi(header, damaged(rows[0]))
+        parse_clocks(damaged(clocks))
+    assert 0 < understood < 3000
+
+
 def test_power_modes() -> None:
     assert parse_power_mode((LOGS / "nvpmodel-orin.txt").read_text()) == "MAXN"
     assert parse_power_mode((LOGS / "nvpmodel-xavier-nx.txt").read_text()) == "MODE_15W_6CORE"
@@ -120,6 +145,8 @@ def test_jetson_clocks() -> None:
     nano = parse_clocks((LOGS / "jetson_clocks-nano.txt").read_text())
     assert set(nano) == {"cpu0", "cpu1", "gpu", "memory"}  # two cores are off
     assert nano["gpu"] == Clock(lowest=76.8, highest=614.4)
+    assert nano["memory"] == Clock(lowest=204.0, highest=1600.0)
+    assert parse_clocks("EMC MinFreq=204000000 MaxFreq=3199000000 FreqOverride=0")["memory"].highest == 3199.0
     assert [name for name, clock in nano.items() if not clock.locked] == ["gpu", "memory"]
     locked = parse_clocks((LOGS / "jetson_clocks-nano-locked.txt").read_text())
     assert all(clock.locked for clock in locked.values())

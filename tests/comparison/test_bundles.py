@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 from PIL import Image
-from tiny_bundle import CLASSES, edit_manifest, graph_bytes, photos, write_tiny
+from tiny_bundle import CLASSES, edit_manifest, photos, write_model, write_tiny
 
+from edgecnn import zoo
 from edgecnn.comparison import BundleConfig, Comparison, compare_bundles
 from edgecnn.comparison.bundles import size_of
+from edgecnn.comparison.published import stated_of
 from edgecnn.errors import BundleMissingError, UserError
-from edgecnn.onnxio import weight_counts
+from edgecnn.pack import VariantContents
 from edgecnn.runtime import Bundle, OrtOptions
 
+PUBLISHED = json.loads((files("edgecnn.comparison") / "published.json").read_text(encoding="utf-8"))
 QUICK: dict[str, Any] = {"seconds": 0.1, "options": OrtOptions(threads=1)}
 
 
@@ -37,7 +41,7 @@ def test_every_verified_variant_is_measured(tiny: Path) -> None:
         assert point.latency.milliseconds > 0
         assert point.latency.backend == "onnxruntime"
     assert found.points[0].latency.ratio == 1  # type: ignore[union-attr]
-    assert found.axes == ("latency",)  # its file has no shapes, so nobody knows its operations
+    assert found.axes == ("macs", "latency")
 
 
 def test_a_quantized_graph_is_not_said_to_have_fp32s_accuracy(tiny: Path) -> None:
@@ -63,15 +67,34 @@ def test_accuracy_on_labelled_images_is_measured(tiny: Path, tmp_path: Path) -> 
 def test_parameters_and_operations_are_the_graphs(tiny: Path) -> None:
     bundle = Bundle.open(tiny)
     convolution, linear = 8 * 3 * 3 * 3, CLASSES * 8
-    assert size_of(bundle) == (convolution + linear + CLASSES, None)  # a file without shapes
+    assert size_of(bundle) == (convolution + linear + CLASSES, convolution * 15 * 15 + linear)  # stride 2
 
 
-def test_operations_are_counted_where_the_file_has_shapes(tmp_path: Path) -> None:
-    path = tmp_path / "net.onnx"
-    onnx.save(onnx.shape_inference.infer_shapes(onnx.load_from_string(graph_bytes())), path)
-    params, macs = weight_counts(path)
-    assert params == 8 * 27 + CLASSES * 8 + CLASSES
-    assert macs == 8 * 27 * 15 * 15 + CLASSES * 8  # stride 2 on 32 x 32 leaves 15 x 15
+def test_the_accuracy_of_a_published_checkpoint_is_found_by_its_hash(tmp_path: Path) -> None:
+    (stated,) = (item for name, item in PUBLISHED["checkpoints"].items() if "lite0" in name)
+    entry = next(entry for entry in zoo.find("efficientnet_lite0").weights if entry.name == "package")
+    bundle = write_tiny(tmp_path, "net").path
+
+    def change(data: dict[str, Any]) -> None:
+        data["weights"].update(top1=None, sha256=entry.sha256)
+
+    edit_manifest(bundle, change)
+    assert compared(bundle).points[0].top1 is None  # 32 pixels: not the network that was published
+    assert stated_of(entry.sha256, stated["size"]) == (stated["top1"], PUBLISHED["sources"]["tensorflow"])
+    assert stated_of("", stated["size"]) is None
+    assert any("no accuracy is published" in note for note in compared(bundle).notes)
+
+
+def test_a_static_batch_counts_as_so_many_images(tmp_path: Path) -> None:
+    models = [VariantContents(model=write_model(tmp_path, "fp32", batch=4), verified=True)]
+    bundle = write_tiny(tmp_path, "four", models).path
+    (tmp_path / "one").mkdir()
+    one = write_tiny(tmp_path / "one", "one").path
+    assert size_of(Bundle.open(bundle)) == size_of(Bundle.open(one))
+    both = {point.name: point.latency for point in compared(one, bundle, variants=("fp32",)).points}
+    four = both["four fp32"]
+    assert four is not None
+    assert four.ratio < 1  # a run of four takes longer than a run of one, but not four times as long
 
 
 def test_a_zoo_name_with_other_classes_is_counted_all_the_same(tmp_path: Path) -> None:
@@ -94,6 +117,12 @@ def test_two_bundles_have_two_names(tiny: Path, tmp_path: Path) -> None:
     found = compared(tiny, other, tiny, variants=("fp32",))
     assert [point.name for point in found.points] == ["net fp32", "other fp32"]
     assert [point.label for point in found.points] == ["tiny fp32", "tiny fp32"]
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths(tiny: Path, tmp_path: Path) -> None:
+    other = write_tiny(tmp_path, tiny.name).path
+    found = compared(tiny, other, variants=("fp32",))
+    assert [point.name for point in found.points] == [f"{tiny} fp32", f"{other} fp32"]
 
 
 def test_bad_input(tiny: Path, tmp_path: Path) -> None:

@@ -42,6 +42,12 @@ def test_of_equal_points_the_first_and_of_as_cheap_ones_the_better() -> None:
     assert names(front([point("cheap", 9, 60.0), point("dear", 10, 60.0)], "macs")) == ["cheap"]
 
 
+def test_a_graph_with_another_ones_accuracy_is_on_no_front() -> None:
+    points = [point("fp32", 10, 70.0), point("int8", 5, 70.0, accuracy="published for fp32")]
+    assert points[1].drawn("macs")
+    assert names(front(points, "macs")) == ["fp32"]
+
+
 def test_points_without_a_number_are_passed_over() -> None:
     points = [point("a", 10, None), point("b", None, 70.0), point("c", 10, 60.0, params=None)]
     assert front(points, "macs") == ()

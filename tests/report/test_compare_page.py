@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from page_tools import browser, parsed, visit
 
 from edgecnn.comparison import Comparison, LeftOut, Measured, compare_zoo, front
-from edgecnn.errors import UserError
 from edgecnn.report import write_comparison
 from edgecnn.report.compare_page import comparison_page
 
@@ -46,9 +44,15 @@ def test_the_page_stands_alone_and_is_escaped() -> None:
     assert "href='javascript" not in page
 
 
-def test_nothing_to_draw_is_an_error() -> None:
-    with pytest.raises(UserError, match="nothing to draw"):
-        comparison_page(replace(ZOO, points=tuple(replace(point, top1=None) for point in ZOO.points)))
+def test_where_there_is_nothing_to_draw_the_table_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "zoo.html"
+    write_comparison(replace(ZOO, points=tuple(replace(point, top1=None) for point in ZOO.points)), {"html": path})
+    assert "No network has both an accuracy and a cost" in parsed(path.read_text()).text
+    with browser() as opened:
+        page, problems = visit(opened, path)
+        page.get_by_role("button", name="Mparams").click()
+        assert page.locator("#points tbody tr").count() == len(ZOO.points)
+        assert problems == []
 
 
 def test_a_browser_switches_toggles_sorts_and_has_nothing_to_complain_of(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ __all__ = ["Clock", "board_watts", "parse_clocks", "parse_power_mode", "parse_te
 _OFF = -100.0
 """A sensor of a unit that has no power reads -256 degrees."""
 
-_CPU = re.compile(r"\bcpu \[([^\]]*)\](?:@(\d+))?", re.IGNORECASE)
-_UNIT = re.compile(r"\b(EMC|GR3D|NVDLA\d|VIC|NVENC|NVDEC)(?:_FREQ)? (?:(\d+)%)?(?:@\[?(\d+)(?:,(\d+))?\]?)?")
-_TEMPERATURE = re.compile(r"\b([A-Za-z]\w*)@(-?\d+(?:\.\d+)?)C\b")
-_RAIL = re.compile(r"(?<=\s)([A-Z][A-Z0-9_]*) (\d+)(?:mW)?/(\d+)(?:mW)?(?=\s|$)")
+_CPU = re.compile(r"\bcpu \[([^\]]*)\](?:@(\d{1,9}))?", re.IGNORECASE)
+_UNIT = re.compile(
+    r"\b(EMC|GR3D|NVDLA\d|VIC|NVENC|NVDEC)(?:_FREQ)? (?:(\d{1,9})%)?(?:@\[?(\d{1,9})(?:,(\d{1,9}))?\]?)?"
+)
+_TEMPERATURE = re.compile(r"\b([A-Za-z]\w*)@(-?\d{1,9}(?:\.\d{1,9})?)C\b")
+_RAIL = re.compile(r"(?<=\s)([A-Z][A-Z0-9_]*) (\d{1,9})(?:mW)?/(\d{1,9})(?:mW)?(?=\s|$)")
 _UNIT_NAMES = {"EMC": "memory", "GR3D": "gpu"}
 _WHOLE = ("VDD_IN", "POM_5V_IN")
 """Rails that feed the whole module."""
@@ -47,7 +49,7 @@ class Clock:
 
 def parse_tegrastats(line: str) -> Sample | None:
     """Read one line of ``tegrastats``; None where it is none."""
-    if not re.search(r"\bRAM \d+/\d+MB", line):
+    if not re.search(r"\bRAM \d{1,9}/\d{1,9}MB", line):
         return None
     mhz, load = _units(line)
     # Temperatures and rails follow the clocks; AGX Xavier calls rails "GPU" and "CPU", as others call sensors.
@@ -62,11 +64,10 @@ def _units(line: str) -> tuple[dict[str, float], dict[str, float]]:
     mhz: dict[str, float] = {}
     load: dict[str, float] = {}
     if found := _CPU.search(line):
-        cores = [part.strip() for part in found.group(1).split(",") if part.strip() not in ("", "off")]
-        loads = [int(core.partition("%")[0]) for core in cores]
-        speeds = [int(core.partition("@")[2] or found.group(2) or 0) for core in cores]
-        if loads:
-            load["cpu"] = sum(loads) / len(loads) / 100
+        cores = re.findall(r"(?<![\d@])(\d{1,9})%(?:@(\d{1,9}))?", found.group(1))  # those that are off have no numbers
+        speeds = [int(speed or found.group(2) or 0) for _, speed in cores]
+        if cores:
+            load["cpu"] = sum(int(busy) for busy, _ in cores) / len(cores) / 100
         if any(speeds):
             mhz["cpu"] = float(max(speeds))
     for name, percent, first, second in _UNIT.findall(line):
@@ -98,8 +99,8 @@ def parse_power_mode(text: str) -> str:
 def parse_clocks(text: str) -> dict[str, Clock]:
     """Return the limits of the processor, GPU and memory that ``jetson_clocks --show`` prints; cores that are off are left out."""
     clocks: dict[str, Clock] = {}
-    for name, rest in re.findall(r"^\s*(cpu\d+|GPU|EMC):? (.*)$", text, re.MULTILINE):
-        found = re.search(r"MinFreq=(\d+) MaxFreq=(\d+)", rest)
+    for name, rest in re.findall(r"^\s*(cpu\d{1,9}|GPU|EMC):? (.*)$", text, re.MULTILINE):
+        found = re.search(r"MinFreq=(\d{1,15}) MaxFreq=(\d{1,15})", rest)
         if not found or "Online=0" in rest:
             continue
         divisor = 1e3 if name.startswith("cpu") else 1e6  # cores in kHz, the others in Hz

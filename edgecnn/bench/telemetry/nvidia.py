@@ -75,7 +75,7 @@ def _throttling(row: dict[str, str]) -> tuple[str, ...]:
 
 def _number(value: str) -> float | None:
     """Return the number that a value begins with."""
-    found = re.match(r"-?\d+(?:\.\d+)?(?=\s|$)", value)
+    found = re.match(r"-?\d{1,9}(?:\.\d{1,9})?(?=\s|$)", value)
     return float(found.group()) if found else None
 
 

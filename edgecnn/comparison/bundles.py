@@ -15,7 +15,7 @@ from edgecnn.comparison.measure import feed, images, processor
 from edgecnn.comparison.names import FAMILIES, short
 from edgecnn.comparison.points import Comparison, LeftOut, Measured, Point
 from edgecnn.comparison.published import stated_of
-from edgecnn.errors import EdgecnnError, UserError
+from edgecnn.errors import BackendError, EdgecnnError, UserError
 from edgecnn.onnxio import parameter_count
 from edgecnn.optional import available
 from edgecnn.progress import Progress, silent
@@ -133,7 +133,10 @@ def size_of(bundle: Bundle) -> tuple[int | None, int | None]:
         return None, None
     path, spec = bundle.model_path("fp32"), bundle.variants["fp32"].inputs[0]
     params = parameter_count(path) if available("onnx_ir") else None
-    return params, count_macs(path, feed(spec)) // images(spec) if available("onnxruntime") else None
+    try:
+        return params, count_macs(path, feed(spec)) // images(spec) if available("onnxruntime") else None
+    except BackendError:  # an operator of a plugin, which onnxruntime has not
+        return params, None
 
 
 def _names(bundles: Sequence[Bundle]) -> list[str]:

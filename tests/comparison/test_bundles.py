@@ -15,7 +15,7 @@ from edgecnn import zoo
 from edgecnn.comparison import BundleConfig, Comparison, compare_bundles
 from edgecnn.comparison.bundles import size_of
 from edgecnn.comparison.published import stated_of
-from edgecnn.errors import BundleMissingError, UserError
+from edgecnn.errors import BackendError, BundleMissingError, UserError
 from edgecnn.pack import VariantContents
 from edgecnn.runtime import Bundle, OrtOptions
 
@@ -101,6 +101,14 @@ def test_a_zoo_name_with_other_classes_is_counted_all_the_same(tmp_path: Path) -
     bundle = write_tiny(tmp_path, "net").path
     edit_manifest(bundle, lambda data: data["model"].update(name="resnet18"))
     assert size_of(Bundle.open(bundle))[0] == 8 * 27 + CLASSES * 8 + CLASSES
+
+
+def test_a_graph_that_does_not_run_here_has_no_count_of_operations(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> int:
+        raise BackendError("operator edgecnn::DeformConv2d is not implemented here")
+
+    monkeypatch.setattr("edgecnn.comparison.bundles.count_macs", refuse)
+    assert size_of(Bundle.open(tiny)) == (8 * 27 + CLASSES * 8 + CLASSES, None)
 
 
 def test_an_unverified_variant_is_left_out_unless_it_is_asked_for(tmp_path: Path) -> None:

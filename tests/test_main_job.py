@@ -30,12 +30,10 @@ def edgecnn(*arguments: str, code: int = 0) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """Do the main job once; on fewer images than by default, since rounding weights on them takes minutes."""
-    out = tmp_path_factory.mktemp("main") / "efficientnet_lite0-int8"
-    few = ("--calib-images", "32")
-    return out, edgecnn("export", "efficientnet_lite0", "--int8", "--target", "cpu", *few, "-o", str(out))
+@pytest.fixture
+def exported(main_job: tuple[Path, Any]) -> tuple[Path, Any]:
+    """Return the bundle of the main job, which other tests read too."""
+    return main_job
 
 
 def test_the_bundle_is_verified_and_int8_is_close_to_fp32(exported: tuple[Path, Any]) -> None:

@@ -75,6 +75,7 @@ def _devices(target: str, python: str | None, wheelhouse: Path | None) -> tuple[
 
 def _run(command: click.Command, ctx: click.Context, devices: Sequence[Device], target: str) -> int:
     """Run on the devices and print what came of it."""
+    from edgecnn.cli.remote_show import headline, show
     from edgecnn.remote.fleet import run_fleet, worst
     from edgecnn.remote.run import prepare
 
@@ -96,8 +97,10 @@ def _run(command: click.Command, ctx: click.Context, devices: Sequence[Device], 
     document = answer.value.document
     if as_json:
         emit({} if document is None else document)
-    elif document is not None:
-        _print(verb, document)
+    elif document is not None and "error" not in document:  # the device has said it on stderr
+        show(verb, document)
+    elif document is None:
+        warn(f"{answer.device.name}: {headline(verb, document)}")
     return answer.value.code
 
 
@@ -105,7 +108,8 @@ def _run(command: click.Command, ctx: click.Context, devices: Sequence[Device], 
 def _stoppable() -> Iterator[None]:
     """Let SIGTERM and SIGHUP do what Ctrl-C does, so that the device's job ends at once and not after its grace."""
     signs = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
-    before = [(sign, signal.signal(sign, signal.default_int_handler)) for sign in signs]
+    heeded = [sign for sign in signs if signal.getsignal(sign) is not signal.SIG_IGN]  # nohup
+    before = [(sign, signal.signal(sign, signal.default_int_handler)) for sign in heeded]
     try:
         yield
     finally:
@@ -172,17 +176,9 @@ def _file(param: click.Parameter, word: str, prefix: str = "") -> str | File:
     return File(path=Path(word), prefix=prefix, role=ROLES.get(param.name or "", "in"))
 
 
-def _print(verb: str, document: Mapping[str, Any]) -> None:
-    """Print a device's document."""
-    from edgecnn.cli.remote_show import show
-
-    if "error" not in document:  # the device has said it on stderr
-        show(verb, document)
-
-
 def _print_fleet(verb: str, target: str, answers: Sequence[Answer[Outcome]], as_json: bool) -> None:
     """Print what every device made of a command: one document, or each in turn and a table at the end."""
-    from edgecnn.cli.remote_show import headline
+    from edgecnn.cli.remote_show import headline, show
     from edgecnn.remote.fleet import worst
 
     if as_json:
@@ -198,8 +194,8 @@ def _print_fleet(verb: str, target: str, answers: Sequence[Answer[Outcome]], as_
         if outcome is None:
             rows.append((name, "-", "-", f"{answer.error}".removeprefix(f"{name}: ")))
             continue
-        if outcome.document is not None:
+        if outcome.document is not None and "error" not in outcome.document:  # an error was said on stderr
             click.echo(f"{name}:")
-            _print(verb, outcome.document)
+            show(verb, outcome.document)
         rows.append((name, str(outcome.code), f"{outcome.ended.seconds:.1f}", headline(verb, outcome.document)))
     table(("device", "exit code", "s", "result"), rows)

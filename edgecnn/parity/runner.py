@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgecnn.artifacts import sha256_file
 from edgecnn.errors import BundleCorruptError, DataError, EdgecnnError
 from edgecnn.parity.labelled import Row
-from edgecnn.parity.tally import REFERENCE, Tally
+from edgecnn.parity.tally import REFERENCE, Tally, check_finite
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.bundle import Bundle
 from edgecnn.runtime.choice import AutoOptions
@@ -149,7 +149,9 @@ class Runner:
             try:
                 output = run_pixels(self._sessions[name], pixels, self._preprocess)
                 elapsed = time.perf_counter() - started
-                reference = output if name == REFERENCE else reference
+                if name == REFERENCE:
+                    check_finite(output)  # also where it is nothing but the reference
+                    reference = output
                 if name in tallies:
                     tallies[name].add(output, reference, label, softmax=self._softmax)
                     tallies[name].seconds += elapsed

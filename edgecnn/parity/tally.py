@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgecnn.errors import BackendError
 from edgecnn.parity.metrics import Accumulator, logits_of, ratio_db
 
-__all__ = ["MOST_REASONS", "REFERENCE", "ExactSum", "Tally", "VariantScore"]
+__all__ = ["MOST_REASONS", "REFERENCE", "ExactSum", "Tally", "VariantScore", "check_finite"]
 
 REFERENCE = "fp32"
 MOST_REASONS = 20
@@ -106,8 +106,7 @@ class Tally:
         Raises:
             BackendError: NaN or infinity.
         """
-        if not np.isfinite(output).all():
-            raise BackendError("a variant gave NaN or infinity: `edgecnn verify` finds out which and where")
+        check_finite(output)
         self.images += 1
         if label is not None:
             best = np.argsort(-output[0].astype(np.float64), kind="stable")[:5]
@@ -170,6 +169,12 @@ class Tally:
 
 _SUMS = ("signal", "noise", "kl")
 _COUNTS = ("images", "labelled", "top1", "top5", "agree", "unreadable")
+
+
+def check_finite(output: NDArray[Any]) -> None:
+    """Refuse NaN and infinity. Raises BackendError."""
+    if not np.isfinite(output).all():
+        raise BackendError("a variant gave NaN or infinity: `edgecnn verify` finds out which and where")
 
 
 def _plain(text: str) -> str:

@@ -148,8 +148,9 @@ def _quantized(
             graphs.searches[scheme] = found
             graphs.notes.append(told(scheme, found, config.budget, held_out))
         else:
+            threads = config.threads
             result = quantize(
-                model, samples, own, to=to, statistics=statistics, threads=config.threads, progress=progress
+                model, samples, own, to=to, statistics=statistics, cache=cache, threads=threads, progress=progress
             )
         made[scheme] = result.model
         graphs.placements[scheme] = result.placement.to_json()

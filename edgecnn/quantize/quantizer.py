@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgecnn.artifacts import Lineage, OnnxModel
+from edgecnn.artifacts import Lineage, OnnxModel, sha256_json
 from edgecnn.calib.data import Samples
 from edgecnn.calib.methods import Auto
 from edgecnn.calib.ranges import Ranges
 from edgecnn.calib.split import split
 from edgecnn.calib.statistics import Statistics, collect_statistics
-from edgecnn.errors import GraphError, SpecError
+from edgecnn.errors import GraphError, SpecError, UserError
 from edgecnn.onnxio import detach, load_ir, release_memory, save_ir
 from edgecnn.progress import Progress, silent
 from edgecnn.quantize.choose import Choice, choose
 from edgecnn.quantize.config import QuantizeConfig
 from edgecnn.quantize.rules import Placement, plan
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 __all__ = ["QuantizeResult", "quantize", "statistics_for"]
+
+CORRECTED = 1
+"""Version of the arithmetic of weight correction; part of the key of corrected graphs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +95,34 @@ def _check(model: OnnxModel, statistics: Statistics | None) -> None:
         raise SpecError(f"these statistics are of another model than {model.path.name}: collect them for this one")
 
 
+def _corrected(
+    graph: ir.Model,
+    model: OnnxModel,
+    placement: Placement,
+    samples: Samples,
+    config: QuantizeConfig,
+    kept: Path | None,
+    threads: int,
+    progress: Progress,
+) -> ir.Model:
+    """Return the quantized graph with its weights corrected: what was kept of the same work before, or ``graph``, changed in place."""
+    from edgecnn.quantize.correct import Correction
+
+    if kept is not None:
+        with suppress(UserError):
+            found = load_ir(kept)
+            if [node.name for node in found.graph] == [node.name for node in graph.graph]:
+                return found
+    layers = [decision.node for decision in placement.decisions if decision.weight]
+    Correction.of(config.effort).apply(
+        graph, model.path, layers, samples, biases=config.bias_correction, threads=threads, progress=progress
+    )
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_ir(graph, kept)
+    return graph
+
+
 def quantize(
     model: OnnxModel,
     samples: Samples,
@@ -106,7 +142,7 @@ def quantize(
         config: scheme, method, placement, exceptions.
         to: the file to write.
         statistics: of :func:`statistics_for`, so that several quantizations share one pass; None collects them.
-        cache: folder of content-keyed statistics; None collects anew.
+        cache: folder of statistics and of corrected graphs, keyed by content; None collects and corrects anew.
         threads: cores to use; 0 uses all.
         progress: told about samples, then about layers.
 
@@ -133,12 +169,9 @@ def quantize(
     detach(graph)
     graph.graph.sort()
     if config.effort != "fast" and placement.weight_inputs:
-        from edgecnn.quantize.correct import Correction
-
-        layers = [decision.node for decision in placement.decisions if decision.weight]
-        Correction.of(config.effort).apply(
-            graph, model.path, layers, samples, biases=config.bias_correction, threads=threads, progress=progress
-        )
+        key = sha256_json([CORRECTED, ranges.hashes["key"], samples.fingerprint(), config.to_json()])
+        kept = None if cache is None else cache / f"corrected-{key}.onnx"
+        graph = _corrected(graph, model, placement, samples, config, kept, threads, progress)
     graph.metadata_props["edgecnn.precision"] = config.scheme
     step = Lineage(
         stage="quantize",

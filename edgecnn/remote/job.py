@@ -118,7 +118,7 @@ class Job:
 
     def keep(self) -> None:
         """Tell the device that its client is alive, while something else is done here. Raises RemoteError."""
-        self._link.call("poll", job=self.id, offset=1 << 62, wait=0)
+        self._link.call("poll", job=self.id, offset=0, limit=0, wait=0)
 
     def said(self) -> str:
         """Return the end of what the programs printed on stdout. Raises RemoteError."""

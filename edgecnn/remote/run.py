@@ -143,7 +143,8 @@ def run_on(
         prepared: what :func:`prepare` returned.
         listener: told what is sent and what the command says.
         cancelled: set by another thread to stop.
-        own_copy: engines go into ``BUNDLE-DEVICE`` beside the bundle, since a bundle holds one engine of a variant and flavour.
+        own_copy: one of many: engines go into ``BUNDLE-DEVICE`` beside the bundle, which holds one engine of a variant and flavour;
+            written files get the device's name, too.
         store: held while the bundle is written, where several devices bring something back.
 
     Raises:
@@ -284,12 +285,18 @@ def _bring_back(job: Job, prepared: Prepared, device: Device, *, own_copy: bool)
             if argument.role in ("out", "both"):
                 tree = prepared.trees.get(index)
                 place = _place(index, tree.name if tree else argument.path.name)
-                _fetch_file(job, place, argument.path, prepared.trees.get(index))
+                path = _named_after(argument.path, device) if own_copy else argument.path
+                _fetch_file(job, place, path, tree)
             elif argument.role == "bundle":
                 notes += _fetch_engines(job, index, prepared, device, own_copy=own_copy)
         except (OutputError, BundleError) as error:
             notes.append(f"{device.name}: {error}")
     return tuple(notes)
+
+
+def _named_after(path: Path, device: Device) -> Path:
+    """Return the device's own name of a file that every device of a fleet writes: ``table-orin.csv``."""
+    return path.with_name(f"{path.stem}-{device.name}{path.suffix}")
 
 
 def _fetch_file(job: Job, place: str, to: Path, before: Tree | None) -> None:

@@ -143,11 +143,8 @@ def send(link: Link, trees: Iterable[Tree], *, progress: Progress = silent) -> S
                 f"{link.device.name}: {size / 1e6:.1f} MB are to be sent and {answer['free'] / 1e6:.1f} MB are free in {link.root}: "
                 "make room there, or name another folder as root in devices.toml"
             )
-        how = (
-            "rsync"
-            if link.here["rsync"] and shutil.which("rsync") and _by_rsync(link, todo, absent, progress)
-            else "ssh"
-        )
+        both = link.here["rsync"] and shutil.which("rsync")
+        how = "rsync" if both and _by_rsync(link, todo, absent, progress) else "ssh"
         if how == "ssh":
             _by_requests(link, todo, absent, progress)
         bad: list[str] = _when_free(link, op="commit", shas=list(absent))["bad"]

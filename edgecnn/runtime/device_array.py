@@ -72,7 +72,9 @@ class Pool:
         """Hold nothing."""
         self._cuda = cuda
         self._free: dict[int, list[int]] = {}
-        self._lock = threading.Lock()
+        self._lock = (
+            threading.RLock()
+        )  # an array may be collected, and give its memory back, while its own thread holds it
         self._closed = False
 
     def take(self, size: int) -> int:

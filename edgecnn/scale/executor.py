@@ -101,11 +101,11 @@ def _results(
     """Yield results through joblib."""
     from joblib import Parallel, delayed, parallel_config
 
-    parent = os.getpid() if backend.children else 0
-    with parallel_config(backend=backend.name, n_jobs=backend.jobs):
-        parallel = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch=_AHEAD * backend.jobs)
-        results = parallel(delayed(_run)(parent, function, task) for task in tasks)
+    parent, results = os.getpid() if backend.children else 0, None
     try:
+        with parallel_config(backend=backend.name, n_jobs=backend.jobs):
+            parallel = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch=_AHEAD * backend.jobs)
+            results = parallel(delayed(_run)(parent, function, task) for task in tasks)
         for result in results:  # noqa: UP028 -- "yield from" would close the results, and they warn
             yield result
     except EdgecnnError as error:
@@ -115,7 +115,8 @@ def _results(
             f"a worker of {kind} failed: {_line(error)}; the same command goes on where this one stopped"
         ) from error
     finally:
-        _abandon(results)
+        if results is not None:
+            _abandon(results)
 
 
 def _run(parent: int, function: Callable[..., Any], task: tuple[Any, ...]) -> Any:

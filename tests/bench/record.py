@@ -230,7 +230,7 @@ def calibration_beside_inference(path: str, images: str) -> dict[str, float]:
         def calibrate() -> None:
             collect(model.path, samples, placement.measured, placement.weight_inputs, threads=2)
 
-        for _ in range(5):
+        for _ in range(3):
             for key, work in (("inference_ms", infer), ("calibration_ms", calibrate)):
                 start = time.perf_counter()
                 work()

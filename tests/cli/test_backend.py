@@ -13,6 +13,7 @@ from tiny_bundle import photos, write_model, write_tiny
 from edgecnn.pack import VariantContents
 from edgecnn.runtime import Speed
 from edgecnn.runtime.manifest import BackendSpeed
+from edgecnn.runtime.ort import available_providers
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +73,17 @@ def test_a_provider_is_onnxruntimes(cli: Cli, fast: Path, picture: Path) -> None
     assert "--provider cuda is onnxruntime's" in cli(
         "predict", fast, picture, "--backend", "openvino", "--provider", "cuda"
     ).failed(2)
+
+
+def test_verify_on_a_provider_that_is_not_here_fails_and_names_those_that_are(cli: Cli, fast: Path) -> None:
+    if "CUDAExecutionProvider" in available_providers():
+        pytest.skip("this onnxruntime has it")
+    result = cli("verify", fast, "--provider", "cuda", "--json")
+    assert result.code == 3
+    problems = {
+        stage["name"]: stage["problems"] for stage in result.document["stages"] if stage["name"] != "preprocess"
+    }
+    assert list(problems) == ["fp32", "int8", "int8-cpu"]
+    for (problem,) in problems.values():
+        assert "has no CUDAExecutionProvider; available: " in problem
+        assert "CPUExecutionProvider" in problem

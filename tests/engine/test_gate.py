@@ -146,6 +146,18 @@ def test_fp16_is_built_beside_the_variant_that_was_named(
     assert machine.cuda.held == 0
 
 
+def test_int8_that_failed_verification_wins_nothing(
+    nets: Mapping[str, OnnxModel], machine: Machine, tmp_path: Path
+) -> None:
+    packed = [VariantContents(model=nets[name], verified=name != "int8") for name in ("fp16", "int8")]
+    bundle = pack(tmp_path / "bundle", contents(packed))
+    slow(machine, nets, {"fp16": 0.04})
+    outcome = build_into(bundle, TENSORRT, allow_unverified=True, latency_gate=True)
+    assert not outcome
+    assert outcome.gate is not None
+    assert outcome.gate.winner == outcome.bundle.choose(backend="tensorrt").variant == "fp16"
+
+
 def test_a_stripped_or_version_compatible_engine_is_measured_too(
     nets: Mapping[str, OnnxModel], machine: Machine, tmp_path: Path
 ) -> None:

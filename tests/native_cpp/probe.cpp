@@ -1,5 +1,7 @@
 // What the tests ask of the headers: one line of JSON in, one out, until the input ends.
 
+#include "fuzz.hpp"
+
 #include <edgecnn/edgecnn.hpp>
 #include <edgecnn/plan.hpp>
 
@@ -230,6 +232,9 @@ Json answer(Json const& line) {
     }
     if (what == "fake") {
         return fake(line);
+    }
+    if (what == "fuzz") {
+        return fuzz::run(line.at("seconds"), line.at("seed"), line.at("files"));
     }
 #if defined(EDGECNN_WITH_OPENVINO)
     if (what == "classify") {

@@ -256,3 +256,23 @@ def test_pictures_are_decoded_as_python_decodes_them(example: Path, tiny: Path, 
             found = [one["probability"] for one in result["predictions"]]
             np.testing.assert_allclose(found, [one.probability for one in wanted], atol=2e-6, err_msg=str(path))
     assert decode(paths[5]).shape == (75, 50, 3)
+
+
+@pytest.mark.parametrize("variant", ["int8", "int8-cpu", "fp32", None])
+def test_a_photo_through_int8(example: Path, main_job: tuple[Path, Any], variant: str | None) -> None:
+    """EfficientNet-Lite0 on trained weights: the classes and probabilities that Python gives, and a self-test that passes."""
+    bundle = main_job[0]
+    chosen = ("--variant", variant) if variant else ()
+    document = json.loads(app(example, bundle, CAT, "--json", *chosen).stdout)
+    with Classifier(bundle, variant, "openvino") as classify:
+        wanted = classify(CAT)
+        assert (document["variant"], document["backend"]) == (classify.variant, "openvino")
+    (result,) = document["results"]
+    assert "cat" in result["predictions"][0]["label"]
+    assert [one["label"] for one in result["predictions"]] == [one.label for one in wanted]
+    found = [one["probability"] for one in result["predictions"]]
+    np.testing.assert_allclose(found, [one.probability for one in wanted], atol=1e-5)
+    test = json.loads(app(example, bundle, "--selftest", "--json", *chosen).stdout)
+    assert test["passed"]
+    assert test["tensor_error"] == 0
+    assert test["logit_error"] == pytest.approx(selftest(bundle, variant, "openvino").logit_error, abs=1e-5)

@@ -149,3 +149,8 @@ def test_nan_is_an_error_that_says_how_to_find_it(data: Path, tmp_path: Path) ->
     )
     with pytest.raises(BackendError, match="NaN or infinity: `edgecnn verify`"):
         evaluate(bad, data, allow_unverified=True)
+    (tmp_path / "two").mkdir()
+    nan = {"fp32": lambda arrays: arrays.update({"fc.bias": arrays["fc.bias"] * np.nan})}
+    two = write_bundle(tmp_path / "two", nan, precisions=("fp32", "fp16"))
+    with pytest.raises(BackendError, match=r"fp32, the reference, failed: .*NaN or infinity"):
+        evaluate(two, data, variants=["fp16"], allow_unverified=True)

@@ -17,7 +17,7 @@ from edgecnn.calib import InMemory
 from edgecnn.errors import DataError
 from edgecnn.onnxio import load_ir, open_model
 from edgecnn.quantize import QuantizeConfig, quantize, statistics_for
-from edgecnn.quantize.correct import ErrorFeedback, MatchedBias
+from edgecnn.quantize.correct import Correction, ErrorFeedback, MatchedBias
 from edgecnn.quantize.correct.layer import read_layer
 from edgecnn.quantize.correct.rounding import descend
 from edgecnn.quantize.correct.segments import Walk
@@ -269,6 +269,34 @@ def test_correction_changes_constants_alone_and_the_same_way_each_time(
     assert fast == balanced == most
     constants = [{k: (v.dtype, tuple(v.shape)) for k, v in graph.initializers.items()} for graph in graphs]  # type: ignore[arg-type]
     assert constants[0] == constants[1] == constants[2]
+
+
+def test_a_corrected_graph_is_kept_by_content(
+    exported: Exported, images: InMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(cache: Path | None, **options: Any) -> bytes:
+        config = QuantizeConfig(**options)
+        return quantize(
+            exported("residual"), images, config, to=tmp_path / "q.onnx", cache=cache
+        ).model.path.read_bytes()
+
+    cache = tmp_path / "cache"
+    fresh, first = made(None), made(cache)
+    (kept,) = cache.glob("corrected-*.onnx")
+    real, applied = Correction.apply, []
+
+    def counted(self: Correction, *args: Any, **options: Any) -> None:
+        applied.append(self)
+        real(self, *args, **options)
+
+    monkeypatch.setattr(Correction, "apply", counted)
+    assert made(cache) == first == fresh
+    assert not applied, "nothing was corrected twice"
+    assert made(cache, last_layer=False) != first
+    assert len(applied) == 1, "another placement is other work"
+    kept.write_bytes(kept.read_bytes()[:1000])
+    assert made(cache) == first
+    assert len(applied) == 2, "a damaged file counts as absent"
 
 
 def test_biases_stay_where_they_are_not_to_be_corrected(exported: Exported, images: InMemory, tmp_path: Path) -> None:

@@ -164,10 +164,11 @@ def client_config(folder: Path, port: int) -> str:
         "unknown": ("client", "no_hosts", port),
         "locked": ("stranger", "known_hosts", port),
         "dead": ("client", "known_hosts", free_port()),
+        "behind": ("client", "known_hosts", port),
     }
     return "".join(
         f"Host {name}\n  HostName 127.0.0.1\n  Port {there}\n  User {getpass.getuser()}\n  IdentityFile {folder}/{key}\n"
         f"  IdentitiesOnly yes\n  UserKnownHostsFile {folder}/{known}\n  GlobalKnownHostsFile /dev/null\n"
-        "  StrictHostKeyChecking yes\n"
+        "  StrictHostKeyChecking yes\n" + ("  ProxyJump edge\n" if name == "behind" else "")
         for name, (key, known, there) in hosts.items()
     )

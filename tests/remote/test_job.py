@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from test_transport import device
 
 from edgecnn.errors import RemoteError
 from edgecnn.remote.job import Job
+from edgecnn.remote.run import _alone
+from edgecnn.remote.sync import path_tree, send
 from edgecnn.remote.transport import Cancelled, Link
 
 COUNT = """
@@ -86,6 +89,39 @@ def test_a_cut_in_the_middle_loses_no_line_and_no_result(server: sshd.Server) ->
     assert server.leftovers() == []
 
 
+@pytest.mark.sweep  # ssh takes 15 to 20 s to notice
+def test_a_network_that_falls_silent_is_noticed_and_gone_around(server: sshd.Server, tmp_path: Path) -> None:
+    """Nobody is told that the connection is gone, as when a cable is pulled: also while files are sent, which are locked."""
+    frozen: list[int] = []
+
+    def freeze() -> None:
+        frozen.extend(server.sessions())
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+
+    def listen(line: str) -> None:
+        if line == "line 5":
+            freeze()
+
+    (tmp_path / "big").write_bytes(os.urandom(30_000_000))
+    try:
+        with Link(device(server, grace=60.0)) as link:
+            with Job(link) as job:
+                assert job.run([[sys.executable, "-c", COUNT]], listen=listen).code == 0
+                assert job.document() == {"counted": 40}
+            first = len(frozen)
+            link.here["rsync"] = ""
+            sent = send(
+                link, [path_tree(tmp_path / "big")], progress=lambda *_: None if len(frozen) > first else freeze()
+            )
+        assert sent.files == 1
+        assert len(frozen) > first >= 1
+        assert link.reconnected >= 2
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_a_killed_client_leaves_no_job(server: sshd.Server, tmp_path: Path) -> None:
     """SIGKILL: nothing of the client's runs any more. The device stops program and child by itself, after the grace and not before."""
     grace, pids = 2.0, tmp_path / "pids"
@@ -145,6 +181,19 @@ def test_a_client_that_comes_back_too_late_is_told(server: sshd.Server) -> None:
         job.run([[sys.executable, "-c", code]], listen=listen)
     assert said == ["go"]
     assert server.leftovers() == []
+
+
+def test_a_result_is_kept_while_its_client_waits_for_others(server: sshd.Server) -> None:
+    """Devices of a fleet write into one bundle in turns, which may take longer than the grace."""
+    lock = threading.Lock()
+    with Link(device(server, grace=2.0)) as link, Job(link) as job:
+        job.run([[sys.executable, "-c", "print('{}')"]], listen=print)
+        lock.acquire()
+        timer = threading.Timer(4.0, lock.release)
+        timer.start()
+        with _alone(job, lock):
+            assert job.document() == {}
+        timer.join()
 
 
 def test_files_come_back_checked(server: sshd.Server, tmp_path: Path) -> None:

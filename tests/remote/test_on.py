@@ -152,13 +152,14 @@ def test_an_interpreter_without_edgecnn(server: sshd.Server, cli: Cli, bundle: P
 
 
 def test_bench_there_and_its_table_here(server: sshd.Server, cli: Cli, bundle: Path, tmp_path: Path) -> None:
-    sheet = tmp_path / "table.csv"
+    sheet, page = tmp_path / "table.csv", tmp_path / "page.html"
     options = ("--count", "20", "--warmup", "50ms", "--no-roofline", "--no-telemetry")
     pair = ("--compare", f"{bundle}:fp32", f"{bundle}:int8-cpu@onnxruntime")
-    result = cli("bench", *ON, *options, *pair, f"--csv={sheet}", "--", bundle)
+    result = cli("bench", *ON, *options, *pair, f"--csv={sheet}", f"--html={page}", "--", bundle)
     assert result.code == 0, result.err
     assert "p50 ms" in result.out
     assert len(sheet.read_text().splitlines()) >= 3
+    assert "<html" in page.read_text()
     kept = json.loads((bundle / "results/edge/bench.json").read_text())["result"]
     assert [run["label"] for run in kept["runs"]]
     assert kept["comparisons"][0]["text"] in result.out.replace("\n", " ")

@@ -79,6 +79,19 @@ def test_written_files_come_back(server: sshd.Server, fake: Path, bundle: Path, 
     assert server.leftovers() == []
 
 
+def test_files_of_many_devices_have_their_names(server: sshd.Server, fake: Path, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.cache").write_text("old")
+    arguments = [
+        File(path=tmp_path / "page.html", prefix="--html=", role="out"),
+        File(path=tmp_path / "t.cache", prefix="--timing-cache=", role="both"), "--json", "--", File(path=bundle, role="bundle"),
+    ]  # fmt: skip
+    run_on(device(server, python=str(fake)), prepare("bench", arguments), own_copy=True)
+    assert (tmp_path / "page-edge.html").read_text() == "page"
+    assert (tmp_path / "t-edge.cache").read_text() == "old and more"
+    assert (tmp_path / "t.cache").read_text() == "old"
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_exit_codes_and_paths_of_the_device(
     server: sshd.Server, fake: Path, cli: Cli, bundle: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from cli_tools import Cli
 
 from edgecnn.errors import DisconnectedError, MissingDependencyError, RemoteError
 from edgecnn.remote.inventory import Device, Inventory
+from edgecnn.remote.sync import path_tree, send
 from edgecnn.remote.transport import Link
 
 
@@ -115,6 +116,13 @@ def test_nothing_of_a_connection_is_left_here(server: sshd.Server) -> None:
     link.close()
     assert not folder.exists()
     assert server.sessions() == []
+
+
+def test_a_device_behind_a_jump_host(server: sshd.Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x" * 1000)
+    with Link(device(server, host="behind")) as link:
+        assert send(link, [path_tree(tmp_path / "file")]).bytes == 1000
+        assert len(server.sessions()) >= 2
 
 
 def test_an_address_takes_the_configuration_of_the_inventory(server: sshd.Server) -> None:

@@ -40,6 +40,11 @@ class Case:
     error: type[BundleError]
     text: str = ""
 
+    @property
+    def title(self) -> str:
+        """Return the name as one short word of pytest."""
+        return self.name.encode("unicode_escape").decode()[:40]
+
 
 def _set(*keys: Any, to: Any) -> Callable[[Path], object]:
     """Set a value of the manifest."""

@@ -1,6 +1,6 @@
 """Measure what one more worker brings and costs, and what memory is needed.
 
-    python tests/scale/measure.py BUNDLE DATA [ROUNDS]
+    python tests/scale/measure.py BUNDLE DATA [ROUNDS [LIMIT]]
     python tests/scale/measure.py --memory 5000 50000
 
 Executors take turns, each in a fresh process with an empty cache, so that a noisy machine disturbs all alike; ratios are to one
@@ -10,6 +10,7 @@ worker in the same round.
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -77,7 +78,7 @@ def _kilobytes(pid: int, file: str, name: str) -> int:
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith(name)), 0)
 
 
-def one(kind: Any, workers: int, bundle: str, data: str) -> dict[str, Any]:
+def one(kind: Any, workers: int, bundle: str, data: str, limit: int) -> dict[str, Any]:
     """Evaluate once, in this process."""
     from edgecnn.runtime import OrtOptions
     from edgecnn.scale.executor import ExecutorConfig
@@ -93,6 +94,7 @@ def one(kind: Any, workers: int, bundle: str, data: str) -> dict[str, Any]:
         config,
         variants=[VARIANT],
         options=OrtOptions(),
+        limit=limit,
         progress=lambda *_: times.append(time.monotonic()),
     )
     wall = time.monotonic() - started
@@ -100,7 +102,7 @@ def one(kind: Any, workers: int, bundle: str, data: str) -> dict[str, Any]:
     shards = times[1:]  # the first report is of what was done before
     return {
         "wall": wall,
-        "shards_per_s": (len(shards) - workers) / (shards[-1] - shards[workers - 1]),
+        "shards_per_s": (len(shards) - workers) / span if (span := shards[-1] - shards[workers - 1]) else math.nan,
         "first": shards[0] - started,
         "cpu": cpu,
         "megabytes": watch.megabytes,
@@ -108,22 +110,22 @@ def one(kind: Any, workers: int, bundle: str, data: str) -> dict[str, Any]:
     }
 
 
-def fresh(kind: str, workers: int, bundle: str, data: str) -> dict[str, Any]:
+def fresh(kind: str, workers: int, bundle: str, data: str, limit: int) -> dict[str, Any]:
     """Evaluate once, in a process and with a cache of its own."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "EDGECNN_CACHE": cache, "RAY_USAGE_STATS_ENABLED": "0"}
-        command = [sys.executable, __file__, "--one", kind, str(workers), bundle, data]
+        command = [sys.executable, __file__, "--one", kind, str(workers), bundle, data, str(limit)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def main(bundle: str, data: str, rounds: int) -> None:
+def main(bundle: str, data: str, rounds: int = 3, limit: int = 1 << 40) -> None:
     """Print a line for every executor."""
     found: dict[tuple[str, int], list[dict[str, Any]]] = {run: [] for run in RUNS}
     for _ in range(rounds):
         for run in RUNS:
-            found[run].append(fresh(*run, bundle, data))
+            found[run].append(fresh(*run, bundle, data, limit))
             print(*run, {k: round(v, 2) for k, v in found[run][-1].items() if k != "result"}, file=sys.stderr)
     assert len({json.dumps(one["result"]) for ones in found.values() for one in ones}) == 1, "not the same bits"
     base = found[RUNS[0]]
@@ -185,10 +187,10 @@ def one_memory(workers: int, bundle: str, data: str) -> tuple[float, float, int]
 
 if __name__ == "__main__":
     if sys.argv[1] == "--one":
-        print(json.dumps(one(sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5])))
+        print(json.dumps(one(sys.argv[2], int(sys.argv[3]), *sys.argv[4:6], int(sys.argv[6]))))
     elif sys.argv[1] == "--one-memory":
         print(json.dumps(one_memory(int(sys.argv[2]), sys.argv[3], sys.argv[4])))
     elif sys.argv[1] == "--memory":
         memory([int(count) for count in sys.argv[2:]])
     else:
-        main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 3)
+        main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

@@ -209,7 +209,7 @@ def poll(request: dict[str, Any]) -> dict[str, Any]:
         done = None
         with suppress(FileNotFoundError):
             done = json.loads((folder / "done.json").read_bytes())
-        data = read(folder / "err", request["offset"], 1 << 20)
+        data = read(folder / "err", request["offset"], request.get("limit", 1 << 20))
         if data or done or not alive or time.monotonic() >= until:
             break
         time.sleep(TICK)

@@ -5,6 +5,8 @@
 #include <edgecnn/json.hpp>
 #include <edgecnn/text.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
 #include <limits>

@@ -96,6 +96,7 @@ struct EngineRecord {
     bool strip_weights = false;
     std::optional<std::int64_t> dla;
     std::vector<std::string> plugins; ///< names of the libraries whose operators it runs
+    std::optional<double> ratio; ///< its time relative to that of another engine of the bundle, if it was measured
 };
 
 /// What an application needs to know of a network.

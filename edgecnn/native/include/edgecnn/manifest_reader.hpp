@@ -182,6 +182,13 @@ inline EngineRecord read_engine(Value const& data, std::string const& where) {
     auto const& options = read.mapping("options");
     read.number("seconds", 0);
     read.mapping("audit");
+    if (auto const* speed = read.mapping_or_null("speed")) {
+        Fields const measured(*speed, where + " speed");
+        measured.number("milliseconds", 0);
+        result.ratio = measured.number("ratio", 0);
+        static_cast<void>(measured.text("baseline"));
+        static_cast<void>(measured.text("gpu"));
+    }
     result.batch = option(options, "batch");
     result.hardware = option(options, "hardware");
     result.version_compatible = is_set(options, "version_compatible");

@@ -60,7 +60,7 @@ inline std::vector<TensorSpec> read_tensors(Fields const& read, std::string cons
     return tensors;
 }
 
-/// Read one of some names; an absent key is the first of them where `optional`.
+/// Read one of some names.
 template <typename Enum>
 Enum read_enum(Fields const& read, std::string const& key, std::vector<std::pair<char const*, Enum>> const& names) {
     auto const& text = read.text(key);

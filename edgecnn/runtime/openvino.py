@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -90,7 +90,9 @@ class OpenVinoSession(Session):
             raise BackendError(f"OpenVINO has no device {options.device!r} here; it has {_devices(core)}")
         try:
             self._model: Any = core.read_model(source)
-            self._compile = lambda model: _Compiled(core.compile_model(model, options.device, _properties(options)))
+            self._compile: Callable[[Any], _Compiled] = lambda model: _Compiled(
+                core.compile_model(model, options.device, _properties(options))
+            )
             one = _of_one(self._model)
             self._one = None if one is None else self._compile(one)
             self._any = None if one is not None else self._compile(self._model)

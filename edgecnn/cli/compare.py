@@ -48,7 +48,7 @@ def command(bundles: tuple[Path, ...], of_zoo: bool, as_json: bool, **options: A
     from edgecnn.report import check_place
 
     if bool(bundles) == of_zoo:
-        raise click.UsageError("Give bundles, or --zoo.")
+        raise click.UsageError("Give either bundles or --zoo.")
     _check_combination(of_zoo, options)
     for name in ("png", "svg", "html"):
         if options[name] is not None:

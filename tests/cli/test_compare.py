@@ -52,8 +52,8 @@ def test_a_bundle_is_measured(cli: Cli, tiny: Path, tmp_path: Path) -> None:
 
 
 def test_usage(cli: Cli, tiny: Path) -> None:
-    assert "Give bundles, or --zoo." in cli("compare").failed(2)
-    assert "Give bundles, or --zoo." in cli("compare", tiny, "--zoo").failed(2)
+    assert "Give either bundles or --zoo." in cli("compare").failed(2)
+    assert "Give either bundles or --zoo." in cli("compare", tiny, "--zoo").failed(2)
     assert "--latency goes with --zoo." in cli("compare", tiny, "--latency").failed(2)
     assert "--variant goes with bundles." in cli("compare", "--zoo", "--variant", "int8").failed(2)
     assert "--fresh goes with --latency." in cli("compare", "--zoo", "--fresh").failed(2)

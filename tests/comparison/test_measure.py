@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,12 @@ class Fakes:
         self.sizes: dict[str, tuple[Any, ...]] = {}
         self.fails: dict[str, BaseException] = {}
         self.value = 1.0
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        """Stand for ``time.perf_counter``, so that a busy machine changes no ratio."""
+        self.now += 1e-6
+        return self.now
 
     @contextmanager
     def session(self, spec: ModelSpec, threads: int) -> Iterator[Session]:
@@ -36,7 +41,7 @@ class Fakes:
         self.sizes[spec.name] = spec.inputs[0].shape
 
         def answer(_feed: Any) -> dict[str, Any]:
-            time.sleep(MILLISECONDS[spec.name] / 1e3)
+            self.now += MILLISECONDS[spec.name] / 1e3
             return {"logits": np.full((1, 5), self.value, np.float32)}
 
         with FakeSession(
@@ -49,6 +54,7 @@ class Fakes:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     made = Fakes()
     monkeypatch.setattr(measure, "_random_session", made.session)
+    monkeypatch.setattr("edgecnn.bench.timing.time", made)
     return made
 
 
@@ -60,7 +66,7 @@ def test_each_is_measured_in_turns_and_kept(fakes: Fakes, own_cache: Path) -> No
     assert fakes.made == ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"]
     ratios = {name: latency.ratio for name, latency in found.items() if latency}
     assert len(ratios) == 3
-    assert ratios["mobilenet_v2"] < 0.9 < 1.4 < ratios["mobilenet_v3_small"]  # a quarter, and four times
+    assert ratios == pytest.approx({"mobilenet_v2": 0.25, "mobilenet_v3_small": 4, "mobilenet_v3_large": 1}, rel=1e-3)
     for latency in found.values():
         assert latency is not None
         assert latency.milliseconds / latency.ratio == pytest.approx(

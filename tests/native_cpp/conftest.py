@@ -20,6 +20,13 @@ from tiny_bundle import write_tiny
 HERE = Path(__file__).parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the first of these tests the time that building takes on a busy machine."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build everything with sanitizers and warnings as errors; return the build's folder."""

@@ -51,13 +51,19 @@ def resume(table: Path) -> set[str]:
     """Return the files that a table has whole lines for; a line that was cut off is removed, a missing table is begun.
 
     Raises:
-        DataError: it is another kind of table.
+        DataError: it is another kind of file, which is left as it is.
         OutputError: it cannot be written.
     """
-    text = table.read_bytes().decode(errors=ANY_BYTES) if table.exists() else ""
-    rows = list(csv.reader(io.StringIO(text, newline="")))
-    if rows and rows[0] != COLUMNS and text.endswith("\n"):
-        raise DataError(f"{table} is not a table of this job: its columns are {rows[0]}")
+    head = ",".join(COLUMNS) + "\n"
+    try:
+        text = table.read_bytes().decode(errors=ANY_BYTES) if table.exists() else ""
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{table} is not a table of this job: {error}") from error
+    if not text.startswith(head) and not head.startswith(text):  # the second: cut off within the first line
+        raise DataError(
+            f"{table} is not a table of this job: it does not begin with {head.strip()!r}; it was left alone"
+        )
     whole = rows[1:] if text.endswith("\n") and len(rows[-1]) == len(COLUMNS) else rows[1:-1]
     if not rows or len(whole) < len(rows) - 1 or rows[0] != COLUMNS:
         buffer = io.StringIO(newline="")
@@ -111,7 +117,7 @@ def run(service: Service, folder: Path, table: Path) -> Done:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 1 where a picture failed."""
+    """Run the command line; 1 where a picture failed, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m edgecnn.examples.batch", description=__doc__.split("\n")[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("folder", type=Path)
@@ -125,8 +131,10 @@ def main(arguments: list[str] | None = None) -> int:
             classifier, batching, capacity=4 * options.batch, when_full=Wait(), workers=options.workers
         ) as service:
             done = run(service, options.folder, options.table)
-    except EdgecnnError as error:
+    except (EdgecnnError, OSError) as error:  # a table that may not be written to, a disk that is full
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     print(f"{done.pictures} pictures classified, {done.failed} of them unreadable, {done.skipped} were done before")
     return 1 if done.failed else 0
 

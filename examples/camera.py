@@ -55,12 +55,21 @@ def frames(source: str) -> Iterator[Frame]:
             raise DataError(f"{path}: no pictures ({', '.join(sorted(PICTURES))})")
         yield from map(decode, pictures)
     elif path.suffix.lower() == ".gif":
-        with need("PIL.Image").open(path) as gif:
+        yield from _gif(path)
+    else:
+        yield from _video(source)
+
+
+def _gif(path: Path) -> Iterator[Frame]:
+    """Yield the frames that Pillow reads."""
+    image: Any = need("PIL.Image")
+    try:
+        with image.open(path) as gif:
             for number in range(gif.n_frames):
                 gif.seek(number)
                 yield np.asarray(gif.convert("RGB"))
-    else:
-        yield from _video(source)
+    except Exception as error:  # Pillow's decoders raise a dozen types on bad files
+        raise DataError(f"{path}: not a GIF that Pillow can read: {error}") from error
 
 
 def _video(source: str) -> Iterator[Frame]:
@@ -120,7 +129,7 @@ def watch(service: Service, source: Iterable[Frame], show: Callable[[int, Predic
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line."""
+    """Run the command line; 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m edgecnn.examples.camera", description=__doc__.split("\n")[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("source", help="a folder, a GIF, a video, a URL, or the number of a camera")
@@ -137,6 +146,8 @@ def main(arguments: list[str] | None = None) -> int:
             seen = watch(service, paced(source, options.rate) if options.rate > 0 else source, show)
     except EdgecnnError as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:  # how a camera's loop ends
+        raise SystemExit(130) from None
     print(f"{seen.frames} frames: {seen.answered} answered, {seen.dropped} dropped")
     return 0
 

@@ -148,6 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--allow-unverified", action="store_true", help="serve a bundle whose verification failed")
     parser.add_argument("--capacity", type=int, default=64, help="pictures that may wait [64]")
     options = parser.parse_args(arguments)
+    if not 0 <= options.port < 1 << 16:
+        parser.error(f"--port takes 0 to 65535, found {options.port}")
     try:
         classifier = HotClassifier(
             options.bundle,

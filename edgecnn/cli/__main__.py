@@ -127,8 +127,10 @@ def run(arguments: list[str]) -> int:
 
 def _usage_text(error: click.UsageError) -> str:
     """Return a usage error as one line with the way to the help."""
-    where = f" See '{error.ctx.command_path} --help'." if error.ctx else ""
-    return error.format_message() + where
+    text = " ".join(error.format_message().split())
+    if error.ctx is None:
+        return text
+    return f"{text}{'' if text.endswith(('.', '?')) else '.'} See '{error.ctx.command_path} --help'."
 
 
 def _fail(text: str, kind: str, code: int, as_json: bool) -> int:

@@ -88,7 +88,7 @@ def command(
         result = sweep(targets, data, out, config, progress=progress)
     for row in result.rows:
         if row["error"]:
-            warn(f"{row['bundle']} {row['variant']} on {row['backend']}: {row['error']}")
+            warn(" ".join(filter(None, (row["bundle"], row["variant"], "on", f"{row['backend']}: {row['error']}"))))
     if as_json:
         emit({"table": str(out), **result.to_json()})
         return 0 if result else 1

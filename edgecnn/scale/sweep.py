@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgecnn.errors import EdgecnnError, UserError
+from edgecnn.errors import DataError, EdgecnnError, UserError
 from edgecnn.parity.evaluate import Evaluation, chosen_variants
 from edgecnn.parity.listing import Listing
 from edgecnn.parity.runner import Plan, bundle_hash
@@ -96,9 +96,12 @@ def sweep(
 
     Raises:
         UserError, OutputError, MissingDependencyError: the table cannot be written.
+        DataError: there is no folder of that name.
         BackendError: the cluster cannot be reached.
     """
     check_table(table)
+    if not data.is_dir():
+        raise DataError(f"no folder at {data}")  # true of every row: none is written
     with ExitStack() as stack:
         job = _Job(data=data, table=table, config=config, progress=progress, stack=stack)
         rows = [row for target in targets for row in job.rows_of(target)]

@@ -71,14 +71,14 @@ def test_end_to_end_holds_preprocessing(tiny: Bundle) -> None:
     alone, whole = (
         bench([tiny], BenchConfig(end_to_end=flag, candidates=(Candidate(variant="fp32"),), **QUICK)).runs[0] for flag in (False, True)
     )  # fmt: skip
-    assert whole.latency.p50_ms > alone.latency.p50_ms + 0.5 * whole.stages["preprocess"].p50_ms
+    assert whole.latency.min_ms > alone.latency.min_ms + 0.5 * whole.stages["preprocess"].min_ms
 
 
 def test_a_load_counts_deadlines(tiny: Bundle) -> None:
     easy = bench([tiny], BenchConfig(rate=Rate(rate=50), deadline_ms=1000, **QUICK)).runs[0]
     assert easy.load is not None
     assert (easy.load.requests, easy.load.served, easy.load.misses) == (7, 7, 0)
-    assert easy.latency.p50_ms == pytest.approx(easy.load.service.p50_ms + easy.load.queue.p50_ms, abs=5)
+    assert easy.latency.mean_ms == pytest.approx(easy.load.service.mean_ms + easy.load.queue.mean_ms)
     hard = bench([tiny], BenchConfig(rate=Rate(rate=1e6, pattern="poisson"), count=3000, **QUICK)).runs[0]
     assert hard.load is not None
     assert hard.load.misses > 2900
@@ -112,7 +112,7 @@ def test_the_same_twice_is_told_apart_by_number_and_may_have_no_verdict(tiny: Bu
     config = BenchConfig(candidates=(pair[0], Candidate(variant="fp32", backend="onnxruntime")), compare=True, **QUICK)
     result = bench([tiny], config)
     assert [run.label for run in result.runs] == ["fp32@onnxruntime #1", "fp32@onnxruntime #2"]
-    assert 0.7 < result.comparisons[0].ratio < 1.4
+    assert 0.5 < result.comparisons[0].ratio < 2
 
 
 def test_two_bundles_are_named_apart(tiny: Bundle, tmp_path: Path) -> None:

@@ -237,6 +237,15 @@ def test_wrong_usage_is_one_line_and_2(cli: Cli, case: str) -> None:
     assert message in result.document["error"]["message"]
 
 
+def test_a_usage_error_reads_as_sentences(cli: Cli) -> None:
+    """click ends some messages without a full stop, and lists choices on lines of their own."""
+    missing = cli("build", "bundle").err
+    assert (
+        missing
+        == "error: Missing option '--target'. Choose from: tensorrt, tensorrt-rtx. See 'edgecnn build --help'.\n"
+    )
+
+
 def test_debug_shows_the_traceback(cli: Cli, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EdgecnnError, match="empty"):
         cli("inspect", place / "zero.onnx", "--debug")

@@ -88,15 +88,32 @@ def test_a_name_that_is_not_utf8(tiny: Path, folder: Path, tmp_path: Path) -> No
         assert batch.run(running, folder, tmp_path / "t.csv") == batch.Done(pictures=0, failed=0, skipped=9)
 
 
-def test_a_foreign_table_is_not_touched(tiny: Path, folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("name,price\nx,3\n")
+FOREIGN = {
+    "whole": b"name,price\nx,3\n",
+    "no end of the last line": b"name,price\nx,3",
+    "one line": b"name",
+    "a picture": b"\x89PNG\r\n\x1a\n\0\0\0",
+    "a long field": b"x" * 200_000,
+    "more columns": b"file,index,label,probability,error,note\n",
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_file_is_not_touched(content: bytes, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes(content)
+    with pytest.raises(DataError, match="not a table of this job"):
+        batch.resume(table)
+    assert table.read_bytes() == content
+
+
+def test_nothing_is_begun_in_vain(tiny: Path, folder: Path, tmp_path: Path) -> None:
     with service(tiny) as running:
-        with pytest.raises(DataError, match="not a table of this job"):
-            batch.run(running, folder, tmp_path / "t.csv")
+        with pytest.raises(DataError, match=r"not a table of this job.*directory"):
+            batch.run(running, folder, folder)
         (tmp_path / "empty").mkdir()
         with pytest.raises(DataError, match="no pictures in it"):
             batch.run(running, tmp_path / "empty", tmp_path / "u.csv")
-    assert (tmp_path / "t.csv").read_text() == "name,price\nx,3\n"
     assert not (tmp_path / "u.csv").exists()
 
 
@@ -135,3 +152,17 @@ def test_the_command_line_goes_on_after_a_kill(tiny: Path, tmp_path: Path) -> No
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{300 - had} pictures classified, 0 of them unreadable, {had} were done before")
     assert [row[0] for row in rows(table)[1:]] == [f"{number:03d}.png" for number in range(300)]
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"), [(OSError(28, "No space left on device"), "error: .*No space"), (KeyboardInterrupt(), "130")]
+)
+def test_the_command_line_ends_with_one_line(
+    failure: BaseException, said: str, tiny: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise failure
+
+    monkeypatch.setattr(batch, "classify", fail)
+    with pytest.raises(SystemExit, match=said):
+        batch.main([str(tiny), str(folder), str(tmp_path / "t.csv")])

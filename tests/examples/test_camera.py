@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,12 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def slow(tiny: Path, seconds: float) -> Classifier:
+def slow(tiny: Path, began: threading.Event, end: threading.Event) -> Classifier:
+    """Return a classifier that says when it has begun, and answers when it may."""
+
     def respond(feed: Any) -> dict[str, np.ndarray]:
-        time.sleep(seconds)
+        began.set()
+        assert end.wait(30)
         return {"logits": np.zeros((len(feed["input"]), CLASSES), np.float32)}
 
     inputs, outputs = TensorSpec(name="input", shape=("n", 3, 32, 32)), TensorSpec(name="logits", shape=("n", CLASSES))
@@ -52,17 +57,23 @@ def test_every_frame_is_answered_when_there_is_time(tiny: Path, folder: Path) ->
 
 
 def test_a_slow_model_drops_frames_and_keeps_the_newest(tiny: Path, folder: Path) -> None:
-    """A model of 100 ms before a camera of 200 frames a second: what waits is always the newest frame, and the last one is answered."""
+    """Five frames come while the model is at the first: four give way to the next, and the last one is answered."""
     shown: dict[int, Prediction | None] = {}
-    service = Service(slow(tiny, 0.1), Batching(largest=1, delay=0), capacity=1, when_full=DropOldest())
+    began, end = threading.Event(), threading.Event()
+
+    def source() -> Iterator[camera.Frame]:
+        for number, frame in enumerate(camera.frames(str(folder))):
+            yield frame
+            if number == 0:
+                assert began.wait(30)
+        end.set()
+
+    service = Service(slow(tiny, began, end), Batching(largest=1, delay=0), capacity=1, when_full=DropOldest())
     with service:
-        seen = camera.watch(service, camera.paced(camera.frames(str(folder)), 200), shown.__setitem__)
-    assert seen.frames == 6
-    assert 2 <= seen.answered < 6
-    assert seen.dropped == 6 - seen.answered > 0
+        seen = camera.watch(service, source(), shown.__setitem__)
+    assert seen == camera.Watched(frames=6, answered=2, dropped=4)
     assert list(shown) == list(range(6)), "shown in order"
-    assert shown[0] is not None
-    assert shown[5] is not None
+    assert [number for number, best in shown.items() if best is not None] == [0, 5]
     assert service.stats().dropped == seen.dropped
 
 
@@ -79,6 +90,22 @@ def test_frames_of_a_gif(tmp_path: Path) -> None:
     found = list(camera.frames(str(tmp_path / "a.gif")))
     assert [frame.shape for frame in found] == [(8, 8, 3)] * 3
     assert [int(frame.mean()) for frame in found] == [0, 128, 255]
+
+
+def test_a_gif_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(b"no picture")
+    for name in ("a.gif", "nowhere.gif"):
+        with pytest.raises(DataError, match=f"{name}: not a GIF that Pillow can read"):
+            next(camera.frames(str(tmp_path / name)))
+
+
+def test_ctrl_c_ends_the_loop(tiny: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(camera, "watch", pressed)
+    with pytest.raises(SystemExit, match="130"):
+        camera.main([str(tiny), str(folder)])
 
 
 def test_frames_of_a_video(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import uvicorn
 from fastapi import HTTPException, Request
 from tiny_bundle import write_model, write_tiny
 
-from edgecnn.examples.service import create_app, read_body
+from edgecnn.examples.service import create_app, main, read_body
 from edgecnn.pack import VariantContents
 from edgecnn.runtime import Batching, Classifier, HotClassifier, OrtOptions, Refuse, Reloaded, Service
 
@@ -211,3 +211,9 @@ def test_a_bad_bundle_is_one_line(tiny: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_port_that_is_none_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path), "--port", "99999"])
+    assert "--port takes 0 to 65535, found 99999" in capsys.readouterr().err

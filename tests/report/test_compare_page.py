@@ -114,6 +114,10 @@ def test_dark_narrow_and_printed(tmp_path: Path) -> None:
         dark.emulate_media(media="print")
         assert dark.evaluate(colour) == light.evaluate(colour)
         assert not dark.locator(".switches").is_visible()
+        dark.set_viewport_size({"width": 1031, "height": 703})  # A4 landscape without its margins, at 96 dpi
+        drawn = dark.locator(".plot:visible").bounding_box()
+        assert drawn["x"] + drawn["width"] < 1031
+        assert drawn["y"] + drawn["height"] < 703, "the picture is on the first page"
         light.set_viewport_size({"width": 390, "height": 800})
         assert light.evaluate("document.documentElement.scrollWidth") == 390
 

@@ -162,6 +162,59 @@ def test_batches_strides_and_read_only_arrays() -> None:
         np.testing.assert_array_equal(session.run({"input": strided})["logits"], whole)
 
 
+def compiled(session: OpenVinoSession) -> list[str]:
+    """Return the input shape of each model that a session has compiled."""
+    return [str(one._compiled.inputs[0].get_partial_shape()) for one in (session._one, session._any) if one is not None]
+
+
+def test_a_batch_of_one_has_a_model_of_its_own_and_the_others_share_one() -> None:
+    with OpenVinoSession(graph_bytes()) as session:
+        session.run({"input": X[:1]})
+        assert compiled(session) == ["[1,3,32,32]"]
+        assert session.inputs[0].shape[0] == "batch", "what it takes is not what it was compiled for"
+        alone = session.run({"input": X[:1]})["logits"]
+        for batch in (2, 5, 2):
+            found = session.run({"input": np.repeat(X[:1], batch, axis=0)})["logits"]
+            np.testing.assert_allclose(found, np.repeat(alone, batch, axis=0), rtol=1e-5, atol=1e-6)
+        assert compiled(session) == ["[1,3,32,32]", "[?,3,32,32]"]
+    with OpenVinoSession(graph_bytes(batch=2)) as session:
+        assert compiled(session) == ["[2,3,32,32]"]
+
+
+def test_threads_that_first_need_another_batch_compile_it_once() -> None:
+    with OpenVinoSession(graph_bytes(), OpenVinoOptions(threads=1)) as session:
+        made: list[object] = []
+        compile_ = session._compile
+        session._compile = lambda model: made.append(model) or compile_(model)  # type: ignore[func-returns-value]
+        start, expected = threading.Barrier(4), session.run({"input": X[:1]})["logits"]
+        found: list[np.ndarray] = []
+
+        def work() -> None:
+            start.wait()
+            found.append(session.run({"input": X})["logits"][:1])
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(made) == 1
+        assert len(found) == 4
+        for one in found:
+            np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_graph_that_takes_no_batch_of_one_is_compiled_as_it_is() -> None:
+    concat = helper.make_node("Concat", ["input", "fixed"], ["y"], axis=3)
+    graph = onnx.load_from_string(model([concat], ["y"]))
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((2, 3, 4, 1), np.float32), "fixed"))
+    with OpenVinoSession(graph.SerializeToString()) as session:
+        assert session.run({"input": np.zeros((2, 3, 4, 8), np.float32)})["y"].shape == (2, 3, 4, 9)
+        assert len(compiled(session)) == 1
+        with pytest.raises(BackendError, match="OpenVINO failed to run the model"):
+            session.run({"input": np.zeros((1, 3, 4, 8), np.float32)})
+
+
 @pytest.mark.parametrize("options", [OpenVinoOptions(threads=1), OpenVinoOptions(threads=2, hint="throughput")])
 def test_options_change_nothing_but_speed(options: OpenVinoOptions) -> None:
     with OpenVinoSession(graph_bytes()) as plain, OpenVinoSession(graph_bytes(), options) as session:

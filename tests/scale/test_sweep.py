@@ -14,7 +14,7 @@ from scale_data import write_pictures
 from test_run import stop_after
 from tiny_bundle import write_model, write_tiny
 
-from edgecnn.errors import UserError
+from edgecnn.errors import DataError, UserError
 from edgecnn.pack import VariantContents
 from edgecnn.parity.evaluate import evaluate
 from edgecnn.runtime import OpenVinoOptions, OrtOptions
@@ -106,6 +106,12 @@ def test_a_failing_combination_is_a_row_and_does_not_stop_the_others(
         assert "absent" in errors[tmp_path / "absent", "fp32", backend]
     again = run([other], data, table, limit=70)
     assert (again.kept, len(again.rows)) == (2, 4), "what failed is tried again"
+
+
+def test_a_folder_that_is_not_there_is_an_error_before_any_row(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder at"):
+        sweep([bundle], tmp_path / "nowhere", tmp_path / "t.csv", SweepConfig(backends={"onnxruntime": OrtOptions()}))
+    assert not (tmp_path / "t.csv").exists()
 
 
 def test_no_engine_and_no_labels_that_fit_are_errors_of_their_rows(bundle: Path, data: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn.onnxio import load_ir, open_model
+from edgecnn.quantize.equalization import SCALES
 from edgecnn.quantize.lint import LintTarget, lint
 from edgecnn.runtime.bundle import Bundle
 
@@ -62,5 +63,5 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
         "int8_layers": quantized,
         "lint": {"target": target, "findings": [finding.to_json() for finding in lint(graph, target=target)]},
         "weight_bytes": sum(tensor.nbytes for tensor in weights),
-        "metadata": dict(graph.metadata_props),
+        "metadata": {key: value for key, value in graph.metadata_props.items() if key != SCALES},
     }

@@ -42,6 +42,7 @@ ALLOWED_SIBLINGS = {
     ("optional", "errors"),  # the whole tree raises from errors
     ("spec", "errors"),
     ("simplify", "passes"),  # simplify runs the passes
+    ("quantize", "passes"),  # equalization is a pass whose scales the quantizer chooses
     ("engine", "passes"),  # the names of the plugin's nodes
     ("testing", "parity"),  # assert_parity is parity for pytest
     ("analysis", "parity"),  # it reads tensors and runs steps as bisecting does

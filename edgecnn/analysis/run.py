@@ -18,6 +18,7 @@ from edgecnn.parity.metrics import ratio_db
 from edgecnn.parity.samples import Sample, SampleSet
 from edgecnn.parity.trace import Graph, read_graph
 from edgecnn.progress import Progress, silent
+from edgecnn.quantize.equalization import float_twin
 from edgecnn.runtime.bundle import Bundle
 
 __all__ = ["analyze"]
@@ -56,31 +57,37 @@ def analyze(
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle, allow_unverified=True)
     name = _chosen(bundle, variant)
-    graphs = read_graph(bundle.model_path("fp32")), read_graph(bundle.model_path(name))
-    found = places(*graphs)
-    if not any(place.noisy for place in found):
-        raise UserError(f"{bundle.path}: nothing in variant {name} is quantized: its graph has no Q/DQ at any layer")
-    samples, source, notes = _samples(bundle, data, limit)
-    output = _logits(graphs[0], softmax=bundle.manifest.embedded.softmax)
-    measured = Measurement(graphs, found, output)
-    measured.run(samples, memory, progress)
-    placement = bundle.variants[name].placement or {}
-    decisions = {str(item.get("node")): item for item in placement.get("decisions", ()) if isinstance(item, Mapping)}
-    int8 = [tally for tally in measured.tallies if tally.place.noisy and _quantized(tally.place, decisions)]
-    int8.sort(key=lambda tally: -tally.reached)
-    measured.restore(int8[:RESTORED], samples, progress)
-    total = sum(tally.reached for tally in measured.tallies)
-    return Analysis(
-        model=bundle.spec.name,
-        variant=name,
-        precision=bundle.variants[name].precision,
-        images=len(samples),
-        source=source,
-        logits_db=ratio_of(measured.logits),
-        added_db=ratio_db(measured.logits.signal, total),
-        layers=tuple(_layers(measured, decisions, total)),
-        notes=(*bundle.alarms(), *notes),
-    )
+    exact, quantized = bundle.model_path("fp32"), bundle.model_path(name)
+    with float_twin(exact, quantized) as reference:
+        graphs = read_graph(reference), read_graph(quantized)
+        found = places(*graphs)
+        if not any(place.noisy for place in found):
+            raise UserError(
+                f"{bundle.path}: nothing in variant {name} is quantized: its graph has no Q/DQ at any layer"
+            )
+        samples, source, notes = _samples(bundle, data, limit)
+        output = _logits(graphs[0], softmax=bundle.manifest.embedded.softmax)
+        measured = Measurement(graphs, found, output)
+        measured.run(samples, memory, progress)
+        placement = bundle.variants[name].placement or {}
+        decisions = {
+            str(item.get("node")): item for item in placement.get("decisions", ()) if isinstance(item, Mapping)
+        }
+        int8 = [tally for tally in measured.tallies if tally.place.noisy and _quantized(tally.place, decisions)]
+        int8.sort(key=lambda tally: -tally.reached)
+        measured.restore(int8[:RESTORED], samples, progress)
+        total = sum(tally.reached for tally in measured.tallies)
+        return Analysis(
+            model=bundle.spec.name,
+            variant=name,
+            precision=bundle.variants[name].precision,
+            images=len(samples),
+            source=source,
+            logits_db=ratio_of(measured.logits),
+            added_db=ratio_db(measured.logits.signal, total),
+            layers=tuple(_layers(measured, decisions, total)),
+            notes=(*bundle.alarms(), *notes),
+        )
 
 
 def _chosen(bundle: Bundle, variant: str) -> str:

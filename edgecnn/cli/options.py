@@ -54,6 +54,11 @@ def quantize_options(command: F) -> F:
             default="balanced",
             help="balanced rounds weights so that their errors cancel: a minute or so; max looks closer: several. [balanced]",
         ),
+        click.option(
+            "--equalize",
+            is_flag=True,
+            help="Scale channels between convolutions to even ranges first: for networks whose channels differ much.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -73,6 +78,7 @@ def quantize_config(options: dict[str, Any], scheme: str = "int8") -> QuantizeCo
         bias_correction=not options["no_bias_correction"],
         concat=options["concat"],
         effort=options["effort"],
+        equalize=options["equalize"],
         **{name: options[name] == "int8" for name in LAYERS},
     )
 

@@ -64,11 +64,14 @@ def command(onnx: Path, out: Path, force: bool, as_json: bool, **options: Any) -
                 "reused": result.ranges.reused,
                 "chosen": None if result.choice is None else result.choice.to_json(),
                 "placement": placement,
+                "equalized": None if result.equalized is None else result.equalized.to_json(),
             }
         )
         return
     if result.choice is not None:
         console().print(str(result.choice), markup=False)
+    if result.equalized is not None:
+        console().print(str(result.equalized), markup=False)
     counts = f"{placement['quantized']} nodes in INT8, {placement['float']} in float"
     console().print(f"{out}: {counts}; the reasons: edgecnn inspect {out}", markup=False)
 

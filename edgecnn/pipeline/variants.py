@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,13 @@ from edgecnn.export import export
 from edgecnn.pipeline.budget import HeldOut, Within, told, within_budget
 from edgecnn.pipeline.config import PipelineConfig
 from edgecnn.progress import Progress
-from edgecnn.quantize import quantize, statistics_for
+from edgecnn.quantize import equalize, quantize, statistics_for
 from edgecnn.quantize.choose import choose
 from edgecnn.simplify import simplify, transform
 
 if TYPE_CHECKING:
     from edgecnn.passes import Pass
-    from edgecnn.quantize import Scheme
+    from edgecnn.quantize import QuantizeConfig, Scheme
     from edgecnn.quantize.search import Search
     from edgecnn.spec import ModelSpec
     from edgecnn.zoo_build import Built
@@ -51,6 +52,7 @@ class Graphs:
         notes: what the reader should know.
         searches: quantized variant -> how its accuracy budget was kept.
         choices: quantized variant -> how the method of its ranges was chosen, JSON.
+        equalized: quantized variant -> whose channels were scaled first, and why, JSON.
         engines: variant -> engine, where the target has such.
     """
 
@@ -63,6 +65,7 @@ class Graphs:
     notes: list[str] = field(default_factory=list)
     searches: dict[str, Search] = field(default_factory=dict)
     choices: dict[str, Any] = field(default_factory=dict)
+    equalized: dict[str, dict[str, Any]] = field(default_factory=dict)
     engines: dict[str, Engine] = field(default_factory=dict)
 
 
@@ -131,12 +134,15 @@ def _quantized(
     schemes: tuple[Scheme, ...] = ("int8", "int8-cpu") if config.for_cpu else ("int8",)
     configs = {scheme: replace(config.quantize, scheme=scheme) for scheme in schemes}
     cache = cache_dir() / "calibration" if config.use_cache else None
-    statistics = statistics_for(
-        model, samples, configs.values(), cache=cache, threads=config.threads, progress=progress
-    )
+    seen = partial(statistics_for, samples=samples, cache=cache, threads=config.threads, progress=progress)
+    plain = model
+    statistics = None if config.quantize.equalize else seen(plain, configs=configs.values())
     made: dict[str, OnnxModel] = {}
     for scheme, asked in configs.items():
         own, to = asked, scratch / f"quantized.{scheme}.onnx"
+        if statistics is None or own.equalize:
+            model = _even(graphs, plain, samples, own, scratch / f"even.{scheme}.onnx", config.threads, progress)
+            statistics = seen(model, configs=[own])
         if isinstance(own.method, Auto):  # once, not for every mixture that a budget tries
             choice = choose(model, samples, own, statistics, threads=config.threads, progress=progress)
             own = replace(own, method=choice.method)
@@ -156,6 +162,8 @@ def _quantized(
         graphs.placements[scheme] = result.placement.to_json()
         if scheme in graphs.searches:
             graphs.placements[scheme] |= {"budget": graphs.searches[scheme].to_json()}
+        if own.equalize:
+            graphs.placements[scheme] |= {"equalized": graphs.equalized[scheme]}
         graphs.ranges[scheme] = result.ranges.to_json()
         graphs.calibration = {
             **samples.describe(),
@@ -166,6 +174,22 @@ def _quantized(
             "reused": result.ranges.reused,
         }
     return made
+
+
+def _even(
+    graphs: Graphs,
+    model: OnnxModel,
+    samples: Samples,
+    config: QuantizeConfig,
+    to: Path,
+    threads: int,
+    progress: Progress,
+) -> OnnxModel:
+    """Return the float model with its channels scaled."""
+    even = equalize(model, samples, config, to=to, threads=threads, progress=progress)
+    graphs.equalized[config.scheme] = even.to_json()
+    graphs.notes.append(f"{config.scheme}: {even}")
+    return even.model
 
 
 def _halved(

@@ -40,6 +40,8 @@ class QuantizeConfig:
             rounds weights so that their errors cancel (:mod:`edgecnn.quantize.correct`); it reads the samples a second time. The
             quantized graph costs the same. ``max`` does so on more samples and positions, tries more scales, and improves what was
             rounded by coordinate descent, which takes several times as long and up to 3 GB.
+        equalize: scale channels between two convolutions first, so that those of one tensor use its range alike
+            (:mod:`edgecnn.quantize.equalization`).
     """
 
     scheme: Scheme = "int8"
@@ -52,13 +54,14 @@ class QuantizeConfig:
     depthwise: bool = True
     concat: Concat = "separate"
     effort: Effort = "balanced"
+    equalize: bool = False
 
     def __post_init__(self) -> None:
         """Check the values."""
         for name, choices in (("scheme", get_args(Scheme)), ("concat", get_args(Concat)), ("effort", get_args(Effort))):
             if getattr(self, name) not in choices:
                 raise SpecError(f"{name} {getattr(self, name)!r} is not one of {', '.join(choices)}")
-        for name in ("bias_correction", "first_layer", "last_layer", "depthwise"):
+        for name in ("bias_correction", "first_layer", "last_layer", "depthwise", "equalize"):
             if not isinstance(getattr(self, name), bool):
                 raise SpecError(f"{name} must be True or False, found {getattr(self, name)!r}")
         if not isinstance(self.method, Method | Auto):
@@ -90,4 +93,5 @@ class QuantizeConfig:
             "depthwise": self.depthwise,
             "concat": self.concat,
             "effort": self.effort,
+            "equalize": self.equalize,
         }

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from edgecnn.artifacts import Lineage, OnnxModel, sha256_json
@@ -19,6 +20,7 @@ from edgecnn.onnxio import detach, load_ir, release_memory, save_ir
 from edgecnn.progress import Progress, silent
 from edgecnn.quantize.choose import Choice, choose
 from edgecnn.quantize.config import QuantizeConfig
+from edgecnn.quantize.equalization import Equalized, equalize, is_equalized
 from edgecnn.quantize.rules import Placement, plan
 
 if TYPE_CHECKING:
@@ -32,12 +34,17 @@ CORRECTED = 1
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeResult:
-    """A quantized model, what was decided, the ranges it came from, and how their method was chosen, where it was."""
+    """A quantized model, what was decided, the ranges it came from, and how their method was chosen, where it was.
+
+    Attributes:
+        equalized: how channels were scaled first, and that model, whose file is gone; None where that was not to be done here.
+    """
 
     model: OnnxModel
     placement: Placement
     ranges: Ranges
     choice: Choice | None = None
+    equalized: Equalized | None = None
 
 
 def statistics_for(
@@ -137,7 +144,8 @@ def quantize(
     """Quantize a float model.
 
     Args:
-        model: float32, opset 13 or newer (per-channel QuantizeLinear).
+        model: float32, opset 13 or newer (per-channel QuantizeLinear); with ``config.equalize``, it is equalized first, unless
+            :func:`edgecnn.quantize.equalize` made it.
         samples: for the ranges, which ``statistics`` replace, and for weight correction, unless ``config.effort`` is ``fast``.
         config: scheme, method, placement, exceptions.
         to: the file to write.
@@ -155,6 +163,13 @@ def quantize(
 
     config = config or QuantizeConfig()
     _check(model, statistics)
+    if config.equalize and not is_equalized(model):
+        if statistics is not None:
+            raise SpecError("these statistics are of the network before its channels are scaled: equalize() it first")
+        with TemporaryDirectory(prefix="edgecnn-") as folder:
+            even = equalize(model, samples, config, to=Path(folder) / "even.onnx", threads=threads, progress=progress)
+            made = quantize(even.model, samples, config, to=to, cache=cache, threads=threads, progress=progress)
+        return replace(made, equalized=even)
     if statistics is None:
         statistics = statistics_for(model, samples, [config], cache=cache, threads=threads, progress=progress)
     choice: Choice | None = None
@@ -178,5 +193,5 @@ def quantize(
         config=config.to_json(),
         inputs={"model": model.sha256, "data": ranges.hashes["data"], "ranges": ranges.hashes["key"]},
     )
-    made = save_ir(graph, to, precision=config.scheme, lineage=(*model.lineage, step))
-    return QuantizeResult(model=made, placement=placement, ranges=ranges, choice=choice)
+    saved = save_ir(graph, to, precision=config.scheme, lineage=(*model.lineage, step))
+    return QuantizeResult(model=saved, placement=placement, ranges=ranges, choice=choice)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgecnn.errors import GraphError, SpecError
+from edgecnn.passes.equalize import SUFFIX
 from edgecnn.quantize.config import QuantizeConfig
 from edgecnn.quantize.sharing import shared_ranges
 from edgecnn.quantize.structure import ACTIVATIONS, Structure, steers_deformation
@@ -171,6 +172,8 @@ class _Rules:
         if depthwise and not self.config.depthwise:
             return _float(node, "depthwise convolution: kept float as asked")
         what = "depthwise convolution" if depthwise else node.op_type
+        if str(node.inputs[0].name).endswith(SUFFIX):  # type: ignore[union-attr]
+            what += " behind scaled channels"
         if self.config.symmetric:
             return _int8(node, (0,), f"{what}: input per tensor, weight per channel, bias float", weight=True)
         last = id(self.structure.end(node)) in self.structure.outputs
@@ -266,6 +269,7 @@ FLOAT_REASONS = {
     "HardSwish": "an activation: quantized behind it only",
     "Mul": "SiLU or a gate: the convolutions behind it quantize its output",
     "BatchNormalization": "a normalisation that no convolution absorbs: quantized behind its activation only",
+    "Min": "the cap of a ReLU6 whose channels were scaled: one a channel",
     "DeformConv": "no engine computes it in INT8",
     "Add": "adds a constant",
 }

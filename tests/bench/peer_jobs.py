@@ -60,6 +60,7 @@ def nncf_signed(path: str, samples: Any, to: str) -> None:
         constants[name].CopyFrom(numpy_helper.from_array(scale, name))
     for name in unsigned:
         constants[name].CopyFrom(numpy_helper.from_array(zeros[name].astype(np.int8), name))
+    del model.graph.value_info[:]  # it still calls them uint8
     onnx.save(model, to)
 
 

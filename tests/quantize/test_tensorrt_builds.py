@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import structures
 
-from edgecnn.calib import InMemory
+from edgecnn import zoo
+from edgecnn.calib import InMemory, Photos
+from edgecnn.export import ExportConfig, export
+from edgecnn.onnxio import load_ir
+from edgecnn.passes.equalize import EqualizeChannels, pairs
 from edgecnn.quantize import QuantizeConfig, quantize
+from edgecnn.simplify import simplify, transform
 
 trt = pytest.importorskip("tensorrt_rtx")
 
@@ -58,3 +64,22 @@ def test_the_graph_for_the_cpu_is_refused(exports: Path, images: InMemory, tmp_p
     size, complaints = compile_graph(made.path)
     assert size == 0
     assert "zero point" in complaints[0]
+
+
+def test_scaled_channels_compile_with_a_cap_a_channel(tmp_path: Path) -> None:
+    """EfficientNet-Lite0, all of whose pairs are scaled; the Min behind each ReLU stays between a convolution and its Q."""
+    built = zoo.build(zoo.find("efficientnet_lite0"), "random")
+    config = ExportConfig(batch=1)
+    made = export(built.module, built.spec, config, to=tmp_path / "a.onnx")
+    exact = simplify(made, to=tmp_path / "fp32.onnx").model
+    graph = load_ir(exact.path)
+    scales = {
+        pair.tensor: np.linspace(1, 8, pair.weight().shape[0] * pair.weight().shape[1]) for pair in pairs(graph.graph)
+    }
+    even = transform(exact, [EqualizeChannels(scales)], to=tmp_path / "even.onnx")
+    photos = Photos(built.spec.preprocess, limit=4)
+    path = quantize(even, photos, QuantizeConfig(effort="fast"), to=tmp_path / "q.onnx").model.path
+    assert [node.op_type for node in load_ir(path).graph].count("Min") > 30
+    size, complaints = compile_graph(path)
+    assert complaints == []
+    assert size > 0

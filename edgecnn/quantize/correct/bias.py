@@ -28,14 +28,14 @@ class MatchedBias:
     steps: int = 4
     draw: float = 0.05
 
-    def fit(self, wanted: Array, found: Array, start: Array, low: float, high: float) -> Array:
+    def fit(self, wanted: Array, found: Array, start: Array, low: float, high: float | Array) -> Array:
         """Return the biases, float32 (G, O).
 
         Args:
             wanted: outputs of the float layer behind its activation, (G, O, positions).
             found: outputs of the quantized layer without bias, (G, O, positions).
             start: bias to start from, (G, O).
-            low, high: what the activation clips to.
+            low, high: what the activation clips to; ``high`` may differ by channel, (G, O, 1).
         """
         bias = start.astype(np.float32)
         for _ in range(self.steps):

@@ -180,7 +180,7 @@ def _joined(patches: list[Array]) -> Array:
 
 def _importance(layer: Layer, wanted: Array) -> Array | None:
     """Return the weight of each position, (G, 1, positions), where a group has one output, whose activation tells; else None."""
-    if wanted.shape[1] > 1 or (layer.low, layer.high) == (-np.inf, np.inf):
+    if wanted.shape[1] > 1 or (layer.low == -np.inf and np.all(layer.high == np.inf)):
         return None
     passes = ((wanted > layer.low) & (wanted < layer.high)).astype(np.float32) + np.float32(CUT_OFF)
     return passes / passes.mean(axis=2, keepdims=True)  # type: ignore[no-any-return]

@@ -29,7 +29,7 @@ class Layer:
         bias: float32 (G, O), zeros where there is none.
         shape: of the weight in the graph, channels first.
         transposed: whether the graph holds the weight inputs first (Gemm without transB).
-        low, high: what the activation behind it clips to, infinite where there is none.
+        low, high: what the activation behind it clips to, infinite where there is none; ``high`` may differ by channel, (G, O, 1).
         strides, dilations: (y, x). ``pads``: (top, left, bottom, right).
     """
 
@@ -40,7 +40,7 @@ class Layer:
     shape: tuple[int, ...]
     transposed: bool = False
     low: float = -np.inf
-    high: float = np.inf
+    high: float | Array = np.inf
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -90,6 +90,8 @@ def read_layer(node: ir.Node) -> Layer | None:
         return None
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     low, high = _bounds(node)
+    if isinstance(high, np.ndarray):
+        high = high.reshape(attributes.get("group", 1), -1, 1)
     geometry: dict[str, Any] = {"low": low, "high": high}
     groups = 1
     if node.op_type == "Gemm":
@@ -116,13 +118,15 @@ def read_layer(node: ir.Node) -> Layer | None:
     )
 
 
-def _bounds(node: ir.Node) -> tuple[float, float]:
-    """Return what the ReLU or the Clip that alone reads a node's output clips to."""
+def _bounds(node: ir.Node) -> tuple[float, float | Array]:
+    """Return what the ReLU, with a cap a channel or without, or the Clip that alone reads a node's output clips to."""
     readers = [use.node for use in node.outputs[0].uses()]
     if len(readers) != 1 or readers[0].op_type not in ACTIVATIONS:
         return -np.inf, np.inf
     if readers[0].op_type == "Relu":
-        return 0.0, np.inf
+        behind = [use.node for use in readers[0].outputs[0].uses()]
+        caps = behind[0].inputs[1] if len(behind) == 1 and behind[0].op_type == "Min" else None
+        return 0.0, np.inf if caps is None or caps.const_value is None else caps.const_value.numpy().reshape(-1)
     limits = [-np.inf, np.inf]
     for index, value in enumerate(readers[0].inputs[1:]):
         if value is not None and value.const_value is not None:

@@ -69,10 +69,7 @@ def analyze(
         output = _logits(graphs[0], softmax=bundle.manifest.embedded.softmax)
         measured = Measurement(graphs, found, output)
         measured.run(samples, memory, progress)
-        placement = bundle.variants[name].placement or {}
-        decisions = {
-            str(item.get("node")): item for item in placement.get("decisions", ()) if isinstance(item, Mapping)
-        }
+        decisions = _decisions(bundle.variants[name].placement or {})
         int8 = [tally for tally in measured.tallies if tally.place.noisy and _quantized(tally.place, decisions)]
         int8.sort(key=lambda tally: -tally.reached)
         measured.restore(int8[:RESTORED], samples, progress)
@@ -172,3 +169,8 @@ def _weight_of(place: Place, graph: Graph) -> int:
         return 0
     name = next((name for name in place.twin.inputs[1:2] if name in graph.weights), "")
     return int(graph.weights[name]().size) if name else 0
+
+
+def _decisions(placement: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return what was decided, by node."""
+    return {str(item.get("node")): item for item in placement.get("decisions", ()) if isinstance(item, Mapping)}

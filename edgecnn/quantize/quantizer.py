@@ -164,21 +164,16 @@ def quantize(
     config = config or QuantizeConfig()
     _check(model, statistics)
     if config.equalize and not is_equalized(model):
-        if statistics is not None:
-            raise SpecError("these statistics are of the network before its channels are scaled: equalize() it first")
-        with TemporaryDirectory(prefix="edgecnn-") as folder:
-            even = equalize(model, samples, config, to=Path(folder) / "even.onnx", threads=threads, progress=progress)
-            made = quantize(even.model, samples, config, to=to, cache=cache, threads=threads, progress=progress)
-        return replace(made, equalized=even)
+        return _equalized(model, samples, config, to, statistics, cache, threads, progress)
     if statistics is None:
         statistics = statistics_for(model, samples, [config], cache=cache, threads=threads, progress=progress)
     choice: Choice | None = None
-    if isinstance(method := config.method, Auto):
+    if isinstance(config.method, Auto):
         choice = choose(model, samples, config, statistics, threads=threads, progress=progress)
-        config = replace(config, method=(method := choice.method))
+        config = replace(config, method=choice.method)
     graph = load_ir(model.path)
     placement = plan(graph, config)
-    ranges = statistics.ranges(placement.measured, method, symmetric=config.symmetric)
+    ranges = statistics.ranges(placement.measured, config.method, symmetric=config.symmetric)
     means = statistics.means_of(placement.weight_inputs) if config.bias_correction else {}
     insert(graph, placement, ranges.tensors, config, means)
     detach(graph)
@@ -195,3 +190,22 @@ def quantize(
     )
     saved = save_ir(graph, to, precision=config.scheme, lineage=(*model.lineage, step))
     return QuantizeResult(model=saved, placement=placement, ranges=ranges, choice=choice)
+
+
+def _equalized(
+    model: OnnxModel,
+    samples: Samples,
+    config: QuantizeConfig,
+    to: Path,
+    statistics: Statistics | None,
+    cache: Path | None,
+    threads: int,
+    progress: Progress,
+) -> QuantizeResult:
+    """Equalize, then quantize. Raises SpecError for statistics, which are not of the equalized network."""
+    if statistics is not None:
+        raise SpecError("these statistics are of the network before its channels are scaled: equalize() it first")
+    with TemporaryDirectory(prefix="edgecnn-") as folder:
+        even = equalize(model, samples, config, to=Path(folder) / "even.onnx", threads=threads, progress=progress)
+        made = quantize(even.model, samples, config, to=to, cache=cache, threads=threads, progress=progress)
+    return replace(made, equalized=even)

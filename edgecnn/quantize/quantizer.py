@@ -168,12 +168,12 @@ def quantize(
     if statistics is None:
         statistics = statistics_for(model, samples, [config], cache=cache, threads=threads, progress=progress)
     choice: Choice | None = None
-    if isinstance(config.method, Auto):
+    if isinstance(method := config.method, Auto):
         choice = choose(model, samples, config, statistics, threads=threads, progress=progress)
-        config = replace(config, method=choice.method)
+        config = replace(config, method=(method := choice.method))
     graph = load_ir(model.path)
     placement = plan(graph, config)
-    ranges = statistics.ranges(placement.measured, config.method, symmetric=config.symmetric)
+    ranges = statistics.ranges(placement.measured, method, symmetric=config.symmetric)
     means = statistics.means_of(placement.weight_inputs) if config.bias_correction else {}
     insert(graph, placement, ranges.tensors, config, means)
     detach(graph)

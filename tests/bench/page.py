@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from record import ROOT, UNTRAINED, kept
@@ -38,13 +39,26 @@ def latest(rows: Rows, names: Sequence[str], table: Callable[..., str]) -> str:
     return f"{origin(found)}:\n\n{table(*(row['found'] for row in found))}"
 
 
+def each(rows: Rows, kind: str, networks: Sequence[str], table: Callable[..., str]) -> str:
+    """Return the table of those networks that were measured, from their names and results."""
+    there = [name for name in networks if f"{kind}_{name}" in rows]
+    if not there:
+        return MISSING
+    return latest(rows, [f"{kind}_{name}" for name in there], partial(table, there))
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """Return the heads of columns."""
+    return [name.replace("efficientnet_l", "L") for name in names]
+
+
 def origin(found: Sequence[dict[str, Any]]) -> str:
     """Return where, when and with which commit results were measured."""
     places = sorted({f"{row['machine']} ({row['day']}, commit {row['commit']})" for row in found})
     return "; ".join(places)
 
 
-def accuracy(*found: Any) -> str:
+def accuracy(names: Sequence[str], *found: Any) -> str:
     """Return the table of the three networks."""
     rows = []
     for variant in found[0]:
@@ -54,7 +68,7 @@ def accuracy(*found: Any) -> str:
             own = f"{row['top1']:.1f}"
             cells.append(own if variant == "fp32" else f"{own} / {row['agreement']:.1f} / {row['sqnr_db']:.1f}")
         rows.append([variant, *cells])
-    return grid(["", "Lite0", "Lite1", "Lite2"], rows)
+    return grid(["", *short(names)], rows)
 
 
 def ratios(resnet: Any, lite: Any) -> str:
@@ -102,7 +116,7 @@ def overhead(found: Any) -> str:
     return text + ".\n"
 
 
-def peers(*found: Any) -> str:
+def peers(names: Sequence[str], *found: Any) -> str:
     """Return the table of the three networks, with the seconds each took."""
     rows = []
     for variant in found[0]:
@@ -115,10 +129,10 @@ def peers(*found: Any) -> str:
             )
             cells.append(own + rest)
         rows.append([variant, *cells])
-    return grid(["", "Lite0", "Lite1", "Lite2"], rows)
+    return grid(["", *short(names)], rows)
 
 
-def no_data(*found: Any) -> str:
+def no_data(names: Sequence[str], *found: Any) -> str:
     """Return the table of sources of calibration images."""
     rows = []
     for source in found[0]:
@@ -130,10 +144,10 @@ def no_data(*found: Any) -> str:
             took = f" ({row['seconds']:.0f} s to make)" if "seconds" in row else ""
             cells.append(f"{row['agreement']:.1f} / {row['sqnr_db']:.1f}{took}")
         rows.append([source, *cells])
-    return grid(["", "Lite0", "Lite1", "Lite2"], rows)
+    return grid(["", *short(names)], rows)
 
 
-def splits(*found: Any) -> str:
+def splits(names: Sequence[str], *found: Any) -> str:
     """Return the table of the splits and their mean."""
     rows = [
         [
@@ -143,7 +157,7 @@ def splits(*found: Any) -> str:
         for number in range(len(found[0]["splits"]))
     ]
     rows.append(["mean", *(f"{n['means']['agreement']:.1f} / {n['means']['sqnr_db']:.1f}" for n in found)])
-    return grid(["", "Lite0", "Lite1", "Lite2"], rows)
+    return grid(["", *short(names)], rows)
 
 
 def correction(found: Any) -> str:
@@ -154,11 +168,11 @@ def correction(found: Any) -> str:
     return f"The default, `--method auto --effort balanced`, takes {times} for EfficientNet-Lite0 and 128 images.\n"
 
 
-def untrained(*found: Any) -> str:
+def untrained(names: Sequence[str], *found: Any) -> str:
     """Return the table of networks with random weights."""
     rows = [
         [name, *(f"{row[scheme][effort]:.1f}" for scheme in ("int8", "int8-cpu") for effort in row[scheme])]
-        for name, row in zip(UNTRAINED, found, strict=True)
+        for name, row in zip(names, found, strict=True)
     ]
     return grid(["dB", *(f"`{scheme}`, {effort}" for scheme in found[0] for effort in found[0][scheme])], rows)
 
@@ -245,19 +259,19 @@ def main() -> None:
     """Write the page."""
     rows = kept()
     parts = {
-        "accuracy": latest(rows, [f"accuracy_{name}" for name in LITES], accuracy),
+        "accuracy": each(rows, "accuracy", LITES, accuracy),
         "latency": everywhere(rows, [f"latency_{name}" for name in TIMED], ratios),
         "openvino": everywhere(rows, [f"openvino_{name}" for name in TIMED], ratios),
         "overhead": everywhere(rows, ["overhead"], overhead),
         "cost": latest(rows, ["cost"], cost),
         "calibration": latest(rows, ["calibration"], calibration),
         "memory": latest(rows, ["memory"], memory),
-        "splits": latest(rows, [f"splits_{name}" for name in LITES], splits),
+        "splits": each(rows, "splits", LITES, splits),
         "correction": latest(rows, ["correction"], correction),
-        "peers": latest(rows, [f"peers_{name}" for name in LITES], peers),
+        "peers": each(rows, "peers", LITES, peers),
         "peers_speed": everywhere(rows, [f"peers_speed_{name}" for name in TIMED], ratios),
-        "no_data": latest(rows, [f"no_data_{name}" for name in LITES], no_data),
-        "untrained": latest(rows, [f"untrained_{name}" for name in UNTRAINED], untrained),
+        "no_data": each(rows, "no_data", LITES, no_data),
+        "untrained": each(rows, "untrained", UNTRAINED, untrained),
         "job": latest(rows, ["pipeline"], job),
         "speed": latest(rows, ["calibration_speed"], speed),
     }

@@ -267,7 +267,8 @@ class ParityReport:
         else:
             yield f"NOT verified: {culprit.name} drifted from {self.reference}, though no single stage departs"
         for stage in self.stages:
-            yield f"{stage.name} ({stage.precision}, {stage.backend}): {'passed' if stage.passed else 'FAILED'}"
+            where = ", ".join(filter(None, (stage.precision, stage.backend)))
+            yield f"{stage.name} ({where}): {'passed' if stage.passed else 'FAILED'}"
             yield from (f"  {problem}" for problem in stage.problems)
             yield from (f"  {comparison}" for comparison in stage.comparisons)
             yield from (f"  skipped: {skipped}" for skipped in stage.skipped)

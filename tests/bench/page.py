@@ -191,8 +191,8 @@ def speed(found: Any) -> str:
 
 PAGE = """# Benchmarks
 
-    make bench                               # 45 minutes or so on two idle cores; writes this page
-    make bench-peers                         # NNCF and ModelOpt beside ours, half an hour more
+    make bench                               # about an hour on two cores, estimated from its parts; writes this page
+    make bench-peers                         # NNCF and ModelOpt beside ours, longer still
     make bench BENCH="tests/bench -k cost"   # some of it; the results of others stay
 
 What was measured stands in `benchmarks.json`, by kind of processor, since whether one has VNNI decides how fast INT8 is on it. The

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import threading
@@ -82,7 +83,7 @@ class OpenVinoSession(Session):
 
     def __init__(self, model: Path | str | bytes, options: OpenVinoOptions = OpenVinoOptions()) -> None:
         """Load the model."""
-        core = _openvino().Core()
+        core = _core()
         self.options = options
         self._where = "the model" if isinstance(model, bytes) else Path(model).name
         source = model_source(model)
@@ -154,7 +155,18 @@ class _Compiled:
 
 def available_devices() -> tuple[str, ...]:
     """Return the devices of the installed OpenVINO. Raises MissingDependencyError."""
-    return tuple(_openvino().Core().available_devices)
+    return tuple(_core().available_devices)
+
+
+@functools.cache
+def _core() -> Any:
+    """Return the process's one Core, which is never let go.
+
+    A Core's CPU plugin gives the thread that makes it a signal stack of its own, and unmaps that when the Core goes. Two Cores that
+    do not go in the reverse order leave the thread with a stack that is not there: the next Ctrl-C is a segmentation fault
+    (seen with 2026.4; tests/runtime/test_openvino.py).
+    """
+    return _openvino().Core()
 
 
 def _openvino() -> ModuleType:

@@ -341,3 +341,24 @@ def onnx_model(path: Path) -> Any:
     from edgecnn.onnxio import open_model
 
     return open_model(path, precision="fp32", lineage=())
+
+
+def test_ctrl_c_after_sessions_have_closed_is_no_crash(tmp_path: Path) -> None:
+    """A Core of OpenVINO that goes takes away the signal stack of the thread that made it."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(graph_bytes())
+    script = f"""
+import signal
+from edgecnn.runtime import OpenVinoSession
+first, second = OpenVinoSession({str(path)!r}), OpenVinoSession({str(path)!r})
+first.close()
+del first
+second.close()
+del second
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    ran = subprocess.run([sys.executable, "-X", "faulthandler", "-c", script], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "interrupted\n"), ran.stderr

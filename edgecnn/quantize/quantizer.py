@@ -170,7 +170,8 @@ def quantize(
     choice: Choice | None = None
     if isinstance(method := config.method, Auto):
         choice = choose(model, samples, config, statistics, threads=threads, progress=progress)
-        config = replace(config, method=(method := choice.method))
+        method, biases = choice.method, config.bias_correction and choice.corrects_biases
+        config = replace(config, method=method, bias_correction=biases)
     graph = load_ir(model.path)
     placement = plan(graph, config)
     ranges = statistics.ranges(placement.measured, method, symmetric=config.symmetric)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from peers import ort_static
 from record import SAMPLE, record
 
@@ -22,6 +23,7 @@ from edgecnn.export import export
 from edgecnn.parity.labelled import read_labelled
 from edgecnn.parity.metrics import Accumulator
 from edgecnn.quantize import QuantizeConfig, quantize
+from edgecnn.quantize.sensitivity import logits_of
 from edgecnn.runtime import OrtSession
 from edgecnn.simplify import simplify
 from edgecnn.spec import Preprocess
@@ -82,6 +84,15 @@ def compare(
     return rows
 
 
+def agreement_under_white_noise(logits: NDArray[np.float32], sqnr_db: float) -> float:
+    """Return the percentage of images that keep their top-1 class when the logits get white noise of this SQNR, the mean of 100 draws."""
+    rng = np.random.default_rng(0)
+    exact = logits.astype(np.float64)
+    sigma = np.sqrt(np.square(exact).mean() * 10 ** (-sqnr_db / 10))
+    noisy = ((exact + rng.normal(0, sigma, exact.shape)).argmax(axis=1) for _ in range(100))
+    return float(100 * np.mean([(classes == exact.argmax(axis=1)).mean() for classes in noisy]))
+
+
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
 def test_logits_on_held_out_classes(name: str, tmp_path: Path) -> None:
     built = zoo.build(zoo.find(name))
@@ -95,11 +106,15 @@ def test_logits_on_held_out_classes(name: str, tmp_path: Path) -> None:
     candidates["onnxruntime U8S8"] = ort_static(exact.path, calibration, tmp_path / "u8s8.onnx", unsigned=True)
     found = compare(exact, candidates, held_out, zoo.labels(built.spec))
     rows = [found["int8"]]
+    unseens = [held_out]
     for number in range(1, SPLITS):
         seen, unseen = split(built.spec.preprocess, number)
         path = quantize(exact, seen, OURS["int8"], to=tmp_path / "split.onnx", cache=tmp_path / "cache").model.path
         rows.append(compare(exact, {"int8": path}, unseen, zoo.labels(built.spec))["int8"])
-    means = {key: float(np.mean([row[key] for row in rows])) for key in ("agreement", "sqnr_db")}
+        unseens.append(unseen)
+    for row, unseen in zip(rows, unseens, strict=True):
+        row["white"] = agreement_under_white_noise(logits_of(exact.path, list(unseen)), row["sqnr_db"])
+    means = {key: float(np.mean([row[key] for row in rows])) for key in ("agreement", "sqnr_db", "white")}
     record(f"accuracy_{name}", found)
     record(f"splits_{name}", {"splits": rows, "means": means})
     assert found["fp32"]["top1"] > 80, "the packaged weights through our definition, loading and preprocessing"

@@ -113,6 +113,25 @@ def test_what_is_measured_best_is_chosen_whatever_it_is(tmp_path: Path) -> None:
         assert scores(choice)["minmax"] == max(scores(choice).values())
 
 
+@pytest.mark.parametrize("alike", [True, False])
+def test_biases_stay_where_held_out_samples_say_that_correcting_them_loses(alike: bool, tmp_path: Path) -> None:
+    """Biases make up for the mean error of the samples that were seen; here, those held out have another sign, or not."""
+    rng = np.random.default_rng(7)
+    model = network(tmp_path / "net.onnx", "relu6", rng)
+    arrays = (3 + rng.standard_normal((16, 3, SIZE, SIZE)) / 10).astype(np.float32)
+    if not alike:
+        parts = split(InMemory(arrays), 16)
+        for number in (*parts[1].numbers, min(parts[0].numbers)):  # one of those that were seen, for the ranges
+            arrays[number] *= -1
+    config = QuantizeConfig(method=Auto(candidates=(MinMax(),)), effort="fast")
+    result = quantize(model, InMemory(arrays), config, to=tmp_path / "q.onnx")
+    assert (choice := result.choice) is not None
+    assert choice.uncorrected is not None
+    assert (scores(choice)["minmax"] > choice.uncorrected.sqnr_db) == choice.corrects_biases == alike
+    assert ("biases as they are" in str(choice)) != alike
+    assert result.model.lineage[-1].config["bias_correction"] == alike
+
+
 def test_ranges_are_not_taken_from_what_judges_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     model = network(tmp_path / "net.onnx", "relu6", rng)

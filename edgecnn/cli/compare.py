@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgecnn.cli.backend import run_options, session_options
+from edgecnn.cli.options import usage
 from edgecnn.cli.output import common_options, console, emit, number, progress_bar, table, warn
 
 if TYPE_CHECKING:
@@ -45,14 +46,14 @@ def command(bundles: tuple[Path, ...], of_zoo: bool, as_json: bool, **options: A
 
     Networks on the Pareto front are marked: no other one is at least as accurate and cheaper.
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
-    from edgecnn.report import check_place
+    from edgecnn.artifacts import check_writable
 
     if bool(bundles) == of_zoo:
         raise click.UsageError("Give either bundles or --zoo.")
     _check_combination(of_zoo, options)
     for name in ("png", "svg", "html"):
         if options[name] is not None:
-            check_place(options[name], f"picture.{name}")
+            check_writable(options[name])
     with progress_bar(as_json) as progress:
         found = _of_zoo(options, progress) if of_zoo else _of_bundles(bundles, options, progress)
     for text in (*found.notes, *(f"{item.name} is left out: {item.reason}" for item in found.left_out)):
@@ -88,21 +89,24 @@ def _of_zoo(options: dict[str, Any], progress: Any) -> Comparison:
     from edgecnn.comparison import ZooConfig, compare_zoo
 
     names = ("models", "latency", "threads", "seconds", "fresh")
-    return compare_zoo(ZooConfig(**{name: options[name] for name in names}), progress)
+    with usage():
+        config = ZooConfig(**{name: options[name] for name in names})
+    return compare_zoo(config, progress)
 
 
 def _of_bundles(bundles: tuple[Path, ...], options: dict[str, Any], progress: Any) -> Comparison:
     """Compare bundles."""
     from edgecnn.comparison import BundleConfig, compare_bundles
 
-    config = BundleConfig(
-        variants=options["variants"],
-        options=session_options(options["backend"], options["threads"], options["provider"], options["plugins"]),
-        data=options["data"],
-        limit=options["limit"] or 0,
-        seconds=options["seconds"],
-        allow_unverified=options["allow_unverified"],
-    )
+    with usage():
+        config = BundleConfig(
+            variants=options["variants"],
+            options=session_options(options["backend"], options["threads"], options["provider"], options["plugins"]),
+            data=options["data"],
+            limit=options["limit"] or 0,
+            seconds=options["seconds"],
+            allow_unverified=options["allow_unverified"],
+        )
     return compare_bundles(bundles, config, progress)
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifacts import write_bytes
+from edgecnn.artifacts import check_writable, write_bytes
 from edgecnn.errors import OutputError, UserError
 from edgecnn.optional import need
 
@@ -65,8 +65,7 @@ def check_table(path: Path) -> None:
         raise UserError(f"{path}: a table ends in {' or '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
         need("pyarrow")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: {path.parent} is no folder that can be written")
+    check_writable(path)
     read_rows(path)
 
 

@@ -96,25 +96,47 @@ def test_two_bundles_compared_by_name(cli: Cli, tiny: Path, tmp_path: Path) -> N
         (("--duration", "soon"), 2, "is no time"),
         (("--duration", "0s"), 2, "is no time"),
         (("--batch", "1,x"), 2, "not a list of whole numbers"),
-        (("--batch", "0"), 1, "batch must be whole numbers of at least 1"),
-        (("--rate", "often"), 1, "is no rate"),
-        (("--deadline", "5ms"), 1, "give a rate too"),
-        (("--backend", "caffe"), 1, "'caffe' is not one of"),
+        (("--batch", "0"), 2, "batch must be whole numbers of at least 1"),
+        (("--rate", "often"), 2, "is no rate"),
+        (("--deadline", "5ms"), 2, "give a rate too"),
+        (("--backend", "caffe"), 2, "'caffe' is not one of"),
         (("--backend", "tensorrt"), 1, "the bundle has no engine for tensorrt"),
-        (("--backend", "tensorrt", "--threads", "2"), 1, "threads are for CPUs"),
+        (("--backend", "tensorrt", "--threads", "2"), 2, "threads are for CPUs"),
+        (("--backend", "tensorrt,tensorrt-rtx", "--threads", "1,2"), 2, "threads are for CPUs"),
+        (("--compare", "fp32", "int8-cpu@tensorrt", "--threads", "2"), 2, "threads are for CPUs"),
         (("--variant", "int4"), 1, "no variant 'int4'"),
         (("--compare", "fp32", "nowhere:fp32"), 2, "names none of the bundles"),
         (("--compare", "fp32", "int8-cpu", "--variant", "fp32"), 2, "leave out --variant"),
-        (("--compare", "fp32", "int8-cpu", "--rate", "30"), 1, "back to back"),
-        (("--backend", "onnxruntime", "--cuda-graph"), 1, "are for engines"),
-        (("--provider", "cuda", "--plugin", "libx.so"), 1, "are for engines"),
-        (("--provider", "cuda", "--backend", "openvino"), 1, "provider cuda is onnxruntime's"),
-        (("--csv", "/nowhere/at/all.csv"), 1, "there is no folder"),
-        (("--html", "."), 1, "it is a folder"),
+        (("--compare", "fp32", "int8-cpu", "--rate", "30"), 2, "back to back"),
+        (("--backend", "onnxruntime", "--cuda-graph"), 2, "are for engines"),
+        (("--provider", "cuda", "--plugin", "libx.so"), 2, "are for engines"),
+        (("--provider", "cuda", "--backend", "openvino"), 2, "provider cuda is onnxruntime's"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(cli: Cli, tiny: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
     assert message in cli(tiny, "--warmup", "0.1s", *arguments).failed(code)
+
+
+def test_options_that_suit_one_backend_alone_leave_the_others_out(cli: Cli, tiny: Path) -> None:
+    result = cli(tiny, *QUICK, "--backend", "onnxruntime,tensorrt", "--threads", "1")
+    assert result.code == 0, result.err
+    assert "warning: skipped bundle:tensorrt: threads are for CPUs" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--csv", "/nowhere/at/all.csv"), "/nowhere/at is not a folder"),
+        (("--csv", "/proc/table.csv"), "cannot write /proc/table.csv"),
+        (("--html", "."), "it is a folder; give the name of a file in it"),
+        (("--html", "/proc/page.html"), "cannot write /proc/page.html"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr("edgecnn.bench.bench", lambda *_, **__: pytest.fail("it was measured"))
+    assert message in cli(tiny, *arguments).failed()
 
 
 def test_no_bundle_there(cli: Cli, tmp_path: Path) -> None:

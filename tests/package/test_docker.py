@@ -320,3 +320,12 @@ def test_the_command(tiny: Path, tmp_path: Path, cli: Cli) -> None:
     said = cli("package", tiny, "--docker", tmp_path / "image", "--force")
     assert said.code == 0
     assert "warning: neither image was built" in said.err
+
+
+def test_wrong_usage(tiny: Path, tmp_path: Path, cli: Cli) -> None:
+    image, models = ("--docker", tmp_path / "image"), ("--triton", tmp_path / "models")
+    assert "Docker: base '$(x)' is not the name of an image" in cli("package", tiny, *image, "--base", "$(x)").failed(2)
+    assert "'-cats' is no name for a model" in cli("package", tiny, *models, "--name=-cats").failed(2)
+    assert "--max-batch goes with --triton." in cli("package", tiny, *image, "--max-batch", "8").failed(2)
+    assert "--port goes with --docker." in cli("package", tiny, *models, "--port", "8000").failed(2)
+    assert list(tmp_path.iterdir()) == []

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from cli_tools import NET, Cli
-from scale_data import write_pictures
-from test_run import stop_after
+from scale_data import stop_after, write_pictures
 from tiny_bundle import write_model, write_tiny
 
 from edgecnn.errors import DataError, UserError
@@ -173,4 +172,4 @@ def test_the_command(cli: Cli, bundle: Path, other: Path, data: Path, tmp_path: 
     with table.open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 6
     assert "'cuda' is not one of onnxruntime, openvino" in cli(*arguments, bundle, "--backends", "cuda").failed(2)
-    assert "a table ends in" in cli("sweep", bundle, "--data", data, "-o", tmp_path / "x.txt").failed()
+    assert "a table ends in" in cli("sweep", bundle, "--data", data, "-o", tmp_path / "x.txt").failed(2)

@@ -68,7 +68,7 @@ def test_a_cut_off_csv_is_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"a table ends in \.csv or \.parquet"):
         check_table(tmp_path / "results.xlsx")
-    with pytest.raises(OutputError, match="is no folder that can be written"):
+    with pytest.raises(OutputError, match="is not a folder"):
         check_table(tmp_path / "absent" / "results.csv")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'edgecnn\[parquet\]'"):

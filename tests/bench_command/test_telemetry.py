@@ -467,6 +467,40 @@ def test_nvidia_smi_is_asked_where_nvml_is_not(tmp_path: Path, monkeypatch: pyte
     assert found.watts == {"gpu": pytest.approx(70.0)}
 
 
+def test_memory_of_a_gpu_is_known_from_nvidia_smi_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first line, and again between two lines: what it costs to load a network is the difference of two readings."""
+    script(
+        tmp_path,
+        "nvidia-smi",
+        f"""sleep 0.2; echo 'memory.used [MiB]'; echo '100 MiB'
+while [ ! -e {tmp_path}/loaded ]; do sleep 0.02; done; echo '356 MiB'; exec sleep 60""",
+    )
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    sensors = find_sensors(tmp_path)
+    try:
+        assert [sensors.gpu_used_mb() for _ in range(2)] == [pytest.approx(104.8576)] * 2
+        (tmp_path / "loaded").touch()
+        until = time.monotonic() + 60
+        while sensors.gpu_used_mb() != pytest.approx(373.293056):
+            assert time.monotonic() < until, "waited in vain"
+            time.sleep(0.01)
+    finally:
+        sensors.close()
+
+
+def test_a_tool_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgecnn.bench.telemetry.recorder._PATIENCE", 60.0)
+    script(tmp_path, "nvidia-smi", "echo 'No devices were found'")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    sensors = find_sensors(tmp_path)
+    begun = time.monotonic()
+    assert sensors.gpu_used_mb() is None
+    assert time.monotonic() - begun < 30
+    sensors.close()
+
+
 def test_a_tool_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgecnn.bench.telemetry.recorder._PATIENCE", 0.2)
     script(tmp_path, "stubborn", "trap '' TERM; while true; do echo x; sleep 0.02; done")

@@ -57,6 +57,7 @@ def test_usage(cli: Cli, tiny: Path) -> None:
     assert "Give either bundles or --zoo." in cli("compare", tiny, "--zoo").failed(2)
     assert "--latency goes with --zoo." in cli("compare", tiny, "--latency").failed(2)
     assert "--variant goes with bundles." in cli("compare", "--zoo", "--variant", "int8").failed(2)
+    assert "--limit goes with --data." in cli("compare", tiny, "--limit", "3").failed(2)
     assert "--fresh goes with --latency." in cli("compare", "--zoo", "--fresh").failed(2)
     assert "at most 3600" in cli("compare", tiny, "--seconds", "1e9").failed(2)
     assert "at most 3600" in cli("compare", "--zoo", "--latency", "--seconds", "1e9").failed(2)

@@ -53,6 +53,7 @@ ALLOWED_SIBLINGS = {
     ("remote", "pack"),  # what a device made goes into the bundle
     ("report", "comparison"),
     ("report", "parity"),
+    ("report", "remote"),
     ("report", "bench"),
 }
 

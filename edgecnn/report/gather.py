@@ -91,7 +91,7 @@ def gather(path: Path | str, config: ReportConfig | None = None, progress: Progr
     bundle = Bundle.open(path, allow_unverified=True)
     notes: list[str] = []
     params, macs = size_of(bundle)
-    found: dict[str, Any] = {"parity": _parity(bundle, notes), "results": bundle.results()}
+    found: dict[str, Any] = {"parity": _parity(bundle, notes), "results": _results(bundle, notes)}
     if config.bench is not None:
         found["bench"] = _read_bench(bundle, config.bench)
     if config.measure:
@@ -125,6 +125,15 @@ def _parity(bundle: Bundle, notes: list[str]) -> ParityReport | None:
     except EdgecnnError as error:
         notes.append(f"the bundle's parity.json cannot be shown: {error}")
     return None
+
+
+def _results(bundle: Bundle, notes: list[str]) -> Mapping[str, Mapping[str, Any]]:
+    """Read what devices found."""
+    try:
+        return bundle.results()
+    except EdgecnnError as error:
+        notes.append(f"what devices found cannot be shown: {error}")
+    return {}
 
 
 def _read_bench(bundle: Bundle, file: Path) -> BenchResult:

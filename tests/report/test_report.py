@@ -289,7 +289,15 @@ def test_what_devices_made_of_commands_is_shown(tmp_path: Path) -> None:
     assert page.count("cannot be read") == 2
     kept = gather(bundle.path, ReportConfig(bench=bundle.path / "results" / "orin" / "bench.json")).bench
     assert kept == BenchResult.from_json(own.to_json())
-    assert "On devices" not in parsed(bundle_page(gather(write_tiny(tmp_path, "fresh").path))).text
+    fresh = write_tiny(tmp_path, "fresh")
+    assert "On devices" not in parsed(bundle_page(gather(fresh.path))).text
+    (fresh.path / "results").mkdir()
+    (fresh.path / "results" / "x.json").write_bytes(b"[]")
+    record = {"sha256": hashlib.sha256(b"[]").hexdigest(), "bytes": 2}
+    edit_manifest(fresh.path, lambda data: data["files"].update({"results/x.json": record}))
+    note = gather(fresh.path).notes[-1]
+    assert "what devices found cannot be shown: " in note
+    assert "results/x.json holds no JSON object" in note
 
 
 def test_bad_input(tmp_path: Path) -> None:

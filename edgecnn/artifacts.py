@@ -30,6 +30,7 @@ __all__ = [
     "cache_dir",
     "canonical_json",
     "check_replaceable",
+    "check_writable",
     "replace_directory",
     "sha256_file",
     "sha256_json",
@@ -251,11 +252,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OutputError: the folder does not exist, is not writable, or the disk is full.
     """
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    temporary = Path(name)
+    handle, temporary = _temporary_file(path)
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
@@ -268,6 +265,29 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _temporary_file(path: Path) -> tuple[int, Path]:
+    """Create and open a file beside ``path``. Raises OutputError."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    return handle, Path(name)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that :func:`atomic_file` could not write, before the work whose result it takes. Raises OutputError."""
+    try:
+        if path.is_dir():
+            raise OutputError(f"cannot write {path}: it is a folder; give the name of a file in it")
+        if not path.parent.is_dir():
+            raise OutputError(f"cannot write {path}: {path.parent} is not a folder")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    handle, temporary = _temporary_file(path)  # no question of permissions: a file system may be read-only, or special
+    os.close(handle)
+    temporary.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -34,7 +34,9 @@ __all__ = [
     "release_memory",
     "save_ir",
     "scratch_file",
+    "tag",
     "trim_memory",
+    "varint",
 ]
 
 EXTERNAL_DATA_THRESHOLD = 1_900_000_000
@@ -154,7 +156,7 @@ def _serialized(model: ir.Model) -> Iterator[bytes]:
 
     def pieces() -> Iterator[bytes]:
         length = len(graph) + sum(len(frame) + size for frame, size, _ in frames)
-        yield head + _tag(7) + _varint(length)  # ModelProto.graph
+        yield head + tag(7) + varint(length)  # ModelProto.graph
         yield graph
         for frame, size, tensor in frames:
             yield frame
@@ -171,19 +173,19 @@ def _initializer(value: ir.Value) -> tuple[bytes, int, Any]:
     assert tensor is not None
     if tensor.dtype == ir.DataType.STRING:
         content = ir.to_proto(tensor).SerializeToString(deterministic=True)
-        return _tag(5) + _varint(len(content)) + content, 0, tensor
+        return tag(5) + varint(len(content)) + content, 0, tensor
     proto = onnx.TensorProto(name=value.name, data_type=int(tensor.dtype), dims=tensor.shape.numpy())
     size = tensor.nbytes
-    content = proto.SerializeToString(deterministic=True) + _tag(9) + _varint(size)  # TensorProto.raw_data
-    return _tag(5) + _varint(len(content) + size) + content, size, tensor
+    content = proto.SerializeToString(deterministic=True) + tag(9) + varint(size)  # TensorProto.raw_data
+    return tag(5) + varint(len(content) + size) + content, size, tensor
 
 
-def _tag(field: int) -> bytes:
+def tag(field: int) -> bytes:
     """Return the tag of a length-delimited protobuf field."""
-    return _varint(field << 3 | 2)
+    return varint(field << 3 | 2)
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
     """Return a number as a protobuf varint: 7 bits a byte, the lowest first, the high bit set on all but the last."""
     out = bytearray()
     while number > 0x7F:

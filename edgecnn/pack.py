@@ -25,7 +25,7 @@ from edgecnn.artifacts import (
 )
 from edgecnn.errors import SpecError, UserError
 from edgecnn.onnxio import data_path, load_ir, save_ir
-from edgecnn.runtime.bundle import GOLDEN, PARITY, RANGES, Bundle
+from edgecnn.runtime.bundle import GOLDEN, PARITY, RANGES, RESULTS, Bundle
 from edgecnn.runtime.checks import bundle_path, regular_file
 from edgecnn.runtime.classifier import run_pixels
 from edgecnn.runtime.engines import EngineRecord, engine_file
@@ -49,8 +49,6 @@ __all__ = [
 ]
 
 LABELS = "labels.txt"
-RESULTS = "results"
-"""Folder of a bundle for what was measured of it, on which device; every file is listed and hashed as the others are."""
 GOLDEN_SIZE = (288, 352)
 """Height and width of golden images cut from larger ones: big enough that resizing is tested, small enough to ship."""
 

@@ -22,6 +22,7 @@ from edgecnn.artifacts import (
     atomic_file,
     cache_dir,
     canonical_json,
+    check_writable,
     replace_directory,
     sha256_file,
     sha256_json,
@@ -463,3 +464,32 @@ def test_cache_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EDGECNN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     assert cache_dir() == Path("/xdg/edgecnn")
+
+
+def test_a_file_that_can_be_written_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old").write_text("old")
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / "old", tmp_path / "new", Path("new")):
+        check_writable(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("", "it is a folder; give the name of a file in it"),
+        ("none/page.html", r"/none is not a folder"),
+        ("file/page.html", r"/file is not a folder"),
+        (
+            "/proc/page.html",
+            r"cannot write /proc/page\.html: No such file",
+        ),  # where root may write, and nothing can be made
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, place: str, message: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=message):
+        check_writable(tmp_path / place)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

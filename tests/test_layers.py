@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "progress", "optional", "spec", "_version"),
     ("artifacts",),
     ("runtime", "onnxio"),
-    ("models", "calib", "weights", "native"),
+    ("models", "calib", "weights", "native", "wheel"),
     ("zoo", "export", "simplify", "passes", "quantize", "fp16", "engine"),
     (
         "report",
@@ -53,6 +53,7 @@ ALLOWED_SIBLINGS = {
     ("remote", "pack"),  # what a device made goes into the bundle
     ("report", "comparison"),
     ("report", "parity"),
+    ("report", "remote"),
     ("report", "bench"),
 }
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
+import io
 import shutil
 import subprocess
 import sys
@@ -11,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from edgecnn import __version__
+from edgecnn.wheel import wheel_bytes, wheel_name
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Build the wheel from a clean copy of the sources and return the names in it."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from a clean copy of the sources."""
     source = tmp_path_factory.mktemp("source")
     for folder in ("edgecnn", "models", "calib", "examples"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -41,7 +46,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         capture_output=True,
         timeout=300,
     )
-    (built,) = out.glob("*.whl")
+    return out / wheel_name()
+
+
+@pytest.fixture
+def wheel(built: Path) -> list[str]:
+    """Return the names in the wheel."""
     with zipfile.ZipFile(built) as archive:
         return archive.namelist()
 
@@ -72,3 +82,24 @@ def test_the_wheel_installs_nothing_outside_edgecnn(wheel: list[str]) -> None:
 def test_the_wheel_holds_what_compiles_the_plugin(wheel: list[str]) -> None:
     sources = {"CMakeLists.txt", "deform_conv2d.cu", "deform_conv2d.hpp", "plugin.cpp", "plugin.hpp", "problem.hpp"}
     assert {f"edgecnn/native/plugin/{name}" for name in sources} <= set(wheel)
+
+
+def test_the_wheel_that_travels_is_that_of_the_build_backend(built: Path) -> None:
+    """The same files with the same content as setuptools packs, a RECORD that is true, and equal bytes a second time."""
+    made = wheel_bytes()
+    assert wheel_bytes() == made
+    info = f"edgecnn-{__version__}.dist-info"
+    with zipfile.ZipFile(built) as theirs, zipfile.ZipFile(io.BytesIO(made)) as ours:
+        assert ours.testzip() is None
+        code = {name for name in theirs.namelist() if ".dist-info/" not in name}
+        assert {name for name in ours.namelist() if ".dist-info/" not in name} == code
+        assert not [name for name in code if ours.read(name) != theirs.read(name)]
+        assert ours.read(f"{info}/entry_points.txt").split() == theirs.read(f"{info}/entry_points.txt").split()
+        assert f"{info}/licenses/LICENSE" in ours.namelist()
+        rows = {name: digest for name, digest, _ in csv.reader(ours.read(f"{info}/RECORD").decode().splitlines())}
+        assert rows == {name: "" if name.endswith("/RECORD") else recorded(ours.read(name)) for name in ours.namelist()}
+
+
+def recorded(content: bytes) -> str:
+    """Return a content's hash as RECORD has it (PEP 427)."""
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()

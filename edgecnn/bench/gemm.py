@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecnn.bench.result import Peak
+from edgecnn.onnxio import tag, varint
 from edgecnn.runtime.choice import Options
 from edgecnn.runtime.openvino import OpenVinoOptions, OpenVinoSession
 from edgecnn.runtime.ort import OrtOptions, OrtSession
@@ -120,19 +121,9 @@ def _value(name: str, kind: int, side: int) -> bytes:
 
 def _field(number: int, content: bytes) -> bytes:
     """Return a field of wire type 2: a length and so many bytes."""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
+    return tag(number) + varint(len(content)) + content
 
 
 def _number(number: int, value: int) -> bytes:
     """Return a field of wire type 0: a number of at least 0."""
-    return _varint(number << 3) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    """Return a number in groups of seven bits, lowest first."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return varint(number << 3) + varint(value)

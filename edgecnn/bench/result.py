@@ -312,14 +312,19 @@ class BenchResult(_Json):
 
 
 def read_result(path: Path) -> BenchResult:
-    """Read a file that holds the document of ``edgecnn bench --json``. Raises DataError."""
+    """Read a file that holds the document of ``edgecnn bench --json``, or a device's in its bundle (``results/DEVICE/bench.json``).
+
+    Raises:
+        DataError: it cannot be read, or is none.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
-    return BenchResult.from_json(data, str(path))
+    kept = data["result"] if isinstance(data, dict) and data.get("verb") == "bench" and "result" in data else data
+    return BenchResult.from_json(kept, str(path))
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from edgecnn.runtime.session import Session
 from edgecnn.runtime.tensorrt import Rebuild, TensorRtFlavour, TensorRtOptions
 from edgecnn.runtime.trt_api import module_of
 
-__all__ = ["Cell", "Ready", "cell_of", "options_of", "ready"]
+__all__ = ["Cell", "Ready", "cell_of", "check_options", "options_of", "ready"]
 
 _PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider")}
 
@@ -100,6 +101,19 @@ def options_of(
     if backend == "onnxruntime":
         return OrtOptions(threads=threads)
     return OpenVinoOptions(threads=threads) if backend == "openvino" else AutoOptions(threads=threads)
+
+
+def check_options(config: BenchConfig) -> None:
+    """Refuse options that leave nothing to measure, or one side of a comparison, whatever the bundles hold. Raises UserError."""
+    refused: list[UserError] = []
+    wanted = list(itertools.product(config.candidates, config.threads))
+    for candidate, threads in wanted:
+        try:
+            options_of(config, candidate.backend, threads)
+        except UserError as error:
+            refused.append(error)
+    if refused and (config.compare or len(refused) == len(wanted)):
+        raise refused[0]
 
 
 def cell_of(

@@ -1,7 +1,7 @@
 """``edgecnn`` and ``python -m edgecnn``: the group of commands, and the one place where exceptions become text and exit codes.
 
-Exit codes: 0 fine, 1 an error with one line that says what to do, 2 wrong usage, 3 a gate was breached (verification,
-a budget), 130 interrupted.
+Exit codes: 0 fine, 1 an error with one line that says what to do, 2 wrong usage (options that are wrong whatever the files hold),
+3 a gate was breached (verification, a budget), 130 interrupted.
 """
 
 from __future__ import annotations

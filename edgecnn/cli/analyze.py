@@ -34,10 +34,11 @@ def command(
     the noise of this layer alone. The layer that costs the logits most comes first; restored are the logits with it in float.
     """
     from edgecnn.analysis import analyze
-    from edgecnn.report import check_place, write_page
+    from edgecnn.artifacts import check_writable
+    from edgecnn.report import write_page
 
     if html is not None:
-        check_place(html)
+        check_writable(html)
     with progress_bar(as_json) as progress:
         found = analyze(bundle, data, variant=variant, limit=limit, progress=progress)
     for text in found.notes:

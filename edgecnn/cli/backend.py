@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from edgecnn.runtime import Bundle
     from edgecnn.runtime.choice import Options
 
-__all__ = ["PROVIDERS", "backend_option", "provider_option", "run_options", "session_options", "warn_about"]
+__all__ = ["BACKENDS", "PROVIDERS", "backend_option", "provider_option", "run_options", "session_options", "warn_about"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -32,7 +33,7 @@ def backend_option(command: F) -> F:
     )(command)
     return click.option(
         "--backend",
-        type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]),
+        type=click.Choice(["auto", *BACKENDS]),
         default="auto",
         help="auto: whichever was measured to be faster when the bundle was written; tensorrt, tensorrt-rtx: its engine. [auto]",
     )(command)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecnn.cli.backend import provider_option
+from edgecnn.cli.backend import BACKENDS, provider_option
 from edgecnn.cli.bench_show import print_result, warn_of
+from edgecnn.cli.options import Names, usage
 from edgecnn.cli.output import common_options, emit, progress_bar, warn
 from edgecnn.cli.remote import OnCommand
 
@@ -62,15 +64,15 @@ class Span(click.ParamType):  # type: ignore[type-arg]
     "--variant",
     "variants",
     multiple=True,
-    metavar="NAME",
+    type=Names(),
     help="Only these, or all (repeatable). [as the bundle chooses]",
 )
 @click.option(
     "--backend",
     "backends",
     multiple=True,
-    metavar="NAME",
-    help="auto, onnxruntime, openvino, tensorrt, tensorrt-rtx (repeatable). [auto]",
+    type=Names(("auto", *BACKENDS)),
+    help=f"auto, {', '.join(BACKENDS)} (repeatable). [auto]",
 )
 @click.option("--batch", "batches", type=Numbers(), default=(1,), help="Pictures in a request: a list is a matrix. [1]")
 @click.option("--threads", type=Numbers(), default=(0,), help="Threads, likewise; 0: as the backend chooses. [0]")
@@ -119,15 +121,16 @@ def command(bundles: tuple[Path, ...], as_json: bool, csv_file: Path | None, htm
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
     from functools import partial
 
+    from edgecnn.artifacts import check_writable
     from edgecnn.bench import bench
     from edgecnn.bench.files import write_csv
     from edgecnn.pipeline.engines import rebuilt
-    from edgecnn.report import check_place, write_bench_page
+    from edgecnn.report import write_bench_page
     from edgecnn.runtime import Bundle
 
     for place in (csv_file, html):
         if place is not None:
-            check_place(place)
+            check_writable(place)
     opened = [Bundle.open(path, allow_unverified=options["allow_unverified"]) for path in bundles]
     config = _config(opened, bundles, options)
     with progress_bar(as_json) as progress:
@@ -144,41 +147,45 @@ def command(bundles: tuple[Path, ...], as_json: bool, csv_file: Path | None, htm
 
 
 def _config(opened: Sequence[Bundle], paths: Sequence[Path], options: dict[str, Any]) -> BenchConfig:
-    """Build the configuration. Raises UsageError, UserError."""
+    """Build the configuration. Raises UsageError."""
     from edgecnn.bench import BenchConfig, Rate
+    from edgecnn.bench.sessions import check_options
 
     pair = options["compare"]
     if pair and (options["variants"] or options["backends"]):
         raise click.UsageError("--compare says what is measured: leave out --variant and --backend")
-    return BenchConfig(
-        candidates=tuple(_named(text, paths) for text in pair) if pair else _candidates(opened, options),
-        batches=options["batches"],
-        threads=options["threads"],
-        streams=options["streams"],
-        duration=options["duration"],
-        count=options["count"] or 0,
-        warmup=options["warmup"],
-        rate=Rate.parse(options["rate"]) if options["rate"] else None,
-        deadline_ms=options["deadline"] or 0.0,
-        end_to_end=options["end_to_end"],
-        compare=bool(pair),
-        profile=options["profile"],
-        roofline=not options["no_roofline"],
-        telemetry=not options["no_telemetry"],
-        provider=options["provider"],
-        plugins=options["plugins"],
-        cuda_graph=options["cuda_graph"],
-        allow_unverified=options["allow_unverified"],
-        seed=options["seed"],
-    )
+    with usage():
+        config = BenchConfig(
+            candidates=tuple(_named(text, paths) for text in pair) if pair else _candidates(opened, options),
+            batches=options["batches"],
+            threads=options["threads"],
+            streams=options["streams"],
+            duration=options["duration"],
+            count=options["count"] or 0,
+            warmup=options["warmup"],
+            rate=Rate.parse(options["rate"]) if options["rate"] else None,
+            deadline_ms=options["deadline"] or 0.0,
+            end_to_end=options["end_to_end"],
+            compare=bool(pair),
+            profile=options["profile"],
+            roofline=not options["no_roofline"],
+            telemetry=not options["no_telemetry"],
+            provider=options["provider"],
+            plugins=options["plugins"],
+            cuda_graph=options["cuda_graph"],
+            allow_unverified=options["allow_unverified"],
+            seed=options["seed"],
+        )
+        check_options(config)
+    return config
 
 
 def _candidates(opened: Sequence[Bundle], options: dict[str, Any]) -> tuple[Candidate, ...]:
     """Return every wanted variant of every bundle on every wanted backend."""
     from edgecnn.bench import Candidate
 
-    wanted = _listed(options["variants"]) or [""]
-    backends = _listed(options["backends"]) or ["auto"]
+    wanted = list(dict.fromkeys(chain(*options["variants"]))) or [""]
+    backends = list(dict.fromkeys(chain(*options["backends"]))) or ["auto"]
     found = [
         Candidate(bundle=place, variant=variant, backend=backend)
         for place, bundle in enumerate(opened)
@@ -188,19 +195,13 @@ def _candidates(opened: Sequence[Bundle], options: dict[str, Any]) -> tuple[Cand
     return tuple(dict.fromkeys(found))
 
 
-def _listed(values: Sequence[str]) -> list[str]:
-    """Return the parts of a repeatable option that may hold commas."""
-    return list(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip()))
-
-
 def _named(text: str, paths: Sequence[Path]) -> Candidate:
     """Read one side of a comparison. Raises UsageError."""
     from edgecnn.bench import Candidate
-    from edgecnn.runtime.choice import BACKENDS, ENGINE_BACKENDS
 
     rest, backend = text, "auto"
     head, at, tail = text.rpartition("@")
-    if at and tail in (*BACKENDS, *ENGINE_BACKENDS, "auto"):
+    if at and tail in (*BACKENDS, "auto"):
         rest, backend = head, tail
     places = {str(path): index for index, path in enumerate(paths)}
     names = [path.name for path in paths]

@@ -9,6 +9,7 @@ import click
 
 from edgecnn.cli.backend import warn_about
 from edgecnn.cli.engines import print_engines, print_gate
+from edgecnn.cli.options import usage
 from edgecnn.cli.output import common_options, console, emit, progress_bar, warn
 from edgecnn.cli.remote import OnCommand
 
@@ -87,12 +88,13 @@ def command(
 
 
 def _config(options: dict[str, Any]) -> Any:
-    """Build the configuration."""
+    """Build the configuration. Raises UsageError."""
     from edgecnn.engine import Batch, BuildConfig, parse_bytes
 
     batch = options.pop("batch")
-    return BuildConfig(
-        batch=None if batch is None else Batch.parse(batch),
-        workspace=parse_bytes(options.pop("workspace") or "0"),
-        **options,
-    )
+    with usage():
+        return BuildConfig(
+            batch=None if batch is None else Batch.parse(batch),
+            workspace=parse_bytes(options.pop("workspace") or "0"),
+            **options,
+        )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgecnn.cli.backend import run_options, session_options
+from edgecnn.cli.options import usage
 from edgecnn.cli.output import common_options, console, emit, number, progress_bar, table, warn
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = ["command"]
 @click.option("--fresh", is_flag=True, help="Measure again what was kept.")
 @click.option("--variant", "variants", multiple=True, help="Of the bundles (repeatable). [all that are verified]")
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled images: accuracy measured, not published.")
+@click.option("--table", "sweep", type=click.Path(path_type=Path), help="Accuracy from a table of 'edgecnn sweep'.")
 @click.option("--limit", type=click.IntRange(min=1), help="Images at most. [all]")
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=2.0, help="Measuring time for each graph. [2]")
 @click.option(
@@ -42,17 +44,18 @@ def command(bundles: tuple[Path, ...], of_zoo: bool, as_json: bool, **options: A
     edgecnn compare --zoo --svg zoo.svg                published accuracy against operations
     edgecnn compare --zoo --latency --html zoo.html    against latency on this device
     edgecnn compare resnet50-int8 lite0-int8           every verified variant, measured in turns
+    edgecnn compare lite0-int8 --table results.csv     with the accuracy that 'edgecnn sweep' found
 
     Networks on the Pareto front are marked: no other one is at least as accurate and cheaper.
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
-    from edgecnn.report import check_place
+    from edgecnn.artifacts import check_writable
 
     if bool(bundles) == of_zoo:
         raise click.UsageError("Give either bundles or --zoo.")
     _check_combination(of_zoo, options)
     for name in ("png", "svg", "html"):
         if options[name] is not None:
-            check_place(options[name], f"picture.{name}")
+            check_writable(options[name])
     with progress_bar(as_json) as progress:
         found = _of_zoo(options, progress) if of_zoo else _of_bundles(bundles, options, progress)
     for text in (*found.notes, *(f"{item.name} is left out: {item.reason}" for item in found.left_out)):
@@ -68,7 +71,8 @@ def command(bundles: tuple[Path, ...], of_zoo: bool, as_json: bool, **options: A
 
 def _check_combination(of_zoo: bool, options: dict[str, Any]) -> None:
     """Refuse options that would do nothing. Raises UsageError."""
-    of_bundles = {"--variant": options["variants"], "--data": options["data"], "--limit": options["limit"]}
+    given = {"--variant": "variants", "--data": "data", "--table": "sweep", "--limit": "limit"}
+    of_bundles = {name: options[key] for name, key in given.items()}
     of_the_zoo = {"--models": options["models"] != "*", "--latency": options["latency"], "--fresh": options["fresh"]}
     wrong, there = (of_bundles, "bundles") if of_zoo else (of_the_zoo, "--zoo")
     for name, given in wrong.items():
@@ -79,6 +83,10 @@ def _check_combination(of_zoo: bool, options: dict[str, Any]) -> None:
         raise click.UsageError(
             "--zoo --latency runs on onnxruntime's CPU kernels: compare bundles to choose a backend."
         )
+    if options["limit"] and not options["data"]:
+        raise click.UsageError("--limit goes with --data.")
+    if options["data"] and options["sweep"]:
+        raise click.UsageError("Give --data or --table, not both.")
     if options["fresh"] and not options["latency"]:
         raise click.UsageError("--fresh goes with --latency.")
 
@@ -88,21 +96,27 @@ def _of_zoo(options: dict[str, Any], progress: Any) -> Comparison:
     from edgecnn.comparison import ZooConfig, compare_zoo
 
     names = ("models", "latency", "threads", "seconds", "fresh")
-    return compare_zoo(ZooConfig(**{name: options[name] for name in names}), progress)
+    with usage():
+        config = ZooConfig(**{name: options[name] for name in names})
+    return compare_zoo(config, progress)
 
 
 def _of_bundles(bundles: tuple[Path, ...], options: dict[str, Any], progress: Any) -> Comparison:
     """Compare bundles."""
     from edgecnn.comparison import BundleConfig, compare_bundles
+    from edgecnn.scale.table import scores_of
 
-    config = BundleConfig(
-        variants=options["variants"],
-        options=session_options(options["backend"], options["threads"], options["provider"], options["plugins"]),
-        data=options["data"],
-        limit=options["limit"] or 0,
-        seconds=options["seconds"],
-        allow_unverified=options["allow_unverified"],
-    )
+    scores = scores_of(options["sweep"]) if options["sweep"] else ()
+    with usage():
+        config = BundleConfig(
+            variants=options["variants"],
+            options=session_options(options["backend"], options["threads"], options["provider"], options["plugins"]),
+            data=options["data"],
+            limit=options["limit"] or 0,
+            scores=scores,
+            seconds=options["seconds"],
+            allow_unverified=options["allow_unverified"],
+        )
     return compare_bundles(bundles, config, progress)
 
 

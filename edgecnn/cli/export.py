@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgecnn.cli.engines import print_engines, print_gate
-from edgecnn.cli.options import InputSize, Triple, quantize_config, quantize_options
+from edgecnn.cli.options import InputSize, Triple, quantize_config, quantize_options, usage
 from edgecnn.cli.output import common_options, console, emit, number, progress_bar, table, warn
 
 if TYPE_CHECKING:
@@ -121,27 +121,28 @@ def _spec(model: str, options: dict[str, Any]) -> ModelSpec:
 
 
 def _config(options: dict[str, Any]) -> Any:
-    """Build the job's configuration."""
+    """Build the job's configuration. Raises UsageError."""
     from edgecnn.export import ExportConfig
     from edgecnn.pipeline import PipelineConfig
 
-    return PipelineConfig(
-        export=ExportConfig(
-            opset=options["opset"], batch=options["batch"], output=options["output"]
-        ),
-        quantize=quantize_config(options),
-        budget=_budget(options),
-        simplify=not options["no_simplify"],
-        use_cache=not options["no_cache"],
-        latency_gate=options["gate"] == "latency",
-        **{
-            name: options[name]
-            for name in (
-                "weights", "num_classes", "int8", "fp16", "target", "calib", "calib_images", "deform", "embed_preprocess",
-                "embed_softmax", "data", "verify_images", "threads", "force", "plugins",
-            )
-        },
-    )  # fmt: skip
+    with usage():
+        return PipelineConfig(
+            export=ExportConfig(
+                opset=options["opset"], batch=options["batch"], output=options["output"]
+            ),
+            quantize=quantize_config(options),
+            budget=_budget(options),
+            simplify=not options["no_simplify"],
+            use_cache=not options["no_cache"],
+            latency_gate=options["gate"] == "latency",
+            **{
+                name: options[name]
+                for name in (
+                    "weights", "num_classes", "int8", "fp16", "target", "calib", "calib_images", "deform", "embed_preprocess",
+                    "embed_softmax", "data", "verify_images", "threads", "force", "plugins",
+                )
+            },
+        )  # fmt: skip
 
 
 def _budget(options: dict[str, Any]) -> Any:

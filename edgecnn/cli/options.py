@@ -1,8 +1,9 @@
-"""Parsing of option values that several commands share."""
+"""Parsing of option values that several commands share, and what is said of those that do not go together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -10,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from edgecnn.quantize import QuantizeConfig
 
-__all__ = ["InputSize", "Triple", "quantize_config", "quantize_options"]
+__all__ = ["InputSize", "Names", "Triple", "quantize_config", "quantize_options", "usage"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 LAYERS = {
@@ -18,6 +19,22 @@ LAYERS = {
     "last_layer": "The classifier; its logits are float in any case.",
     "depthwise": "Depthwise convolutions.",
 }
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Turn what a configuration says of its values into a UsageError: such options are wrong whatever the files hold.
+
+    It goes around constructors and parsers alone. What a file, a package or the machine lacks is another error.
+    """
+    from edgecnn.errors import SpecError, UserError
+
+    try:
+        yield
+    except UserError as error:
+        if type(error) not in (UserError, SpecError):
+            raise
+        raise click.UsageError(str(error), click.get_current_context(silent=True)) from error
 
 
 def quantize_options(command: F) -> F:
@@ -66,21 +83,42 @@ def quantize_options(command: F) -> F:
 
 
 def quantize_config(options: dict[str, Any], scheme: str = "int8") -> QuantizeConfig:
-    """Build the quantizer's configuration. Raises SpecError."""
+    """Build the quantizer's configuration. Raises UsageError."""
     from edgecnn.calib import parse
     from edgecnn.quantize import QuantizeConfig
 
-    return QuantizeConfig(
-        scheme=scheme,  # type: ignore[arg-type]
-        method=parse(options["method"]),
-        keep_float=options["keep_float"],
-        quantize_only=options["quantize_only"],
-        bias_correction=not options["no_bias_correction"],
-        concat=options["concat"],
-        effort=options["effort"],
-        equalize=options["equalize"],
-        **{name: options[name] == "int8" for name in LAYERS},
-    )
+    with usage():
+        return QuantizeConfig(
+            scheme=scheme,  # type: ignore[arg-type]
+            method=parse(options["method"]),
+            keep_float=options["keep_float"],
+            quantize_only=options["quantize_only"],
+            bias_correction=not options["no_bias_correction"],
+            concat=options["concat"],
+            effort=options["effort"],
+            equalize=options["equalize"],
+            **{name: options[name] == "int8" for name in LAYERS},
+        )
+
+
+class Names(click.ParamType):  # type: ignore[type-arg]
+    """``a,b,c``."""
+
+    name = "A,B,..."
+
+    def __init__(self, known: tuple[str, ...] = ()) -> None:
+        """Take names of a list, or any."""
+        self.known = known
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return the names, each once."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",") if part.strip()))
+        for name in names:
+            if self.known and name not in self.known:
+                self.fail(f"{name!r} is not one of {', '.join(self.known)}", param, ctx)
+        return names or self.fail("no names", param, ctx)
 
 
 class InputSize(click.ParamType):  # type: ignore[type-arg]

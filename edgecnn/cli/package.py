@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from edgecnn.cli.backend import warn_about
+from edgecnn.cli.options import usage
 from edgecnn.cli.output import common_options, console, emit, warn
 
 if TYPE_CHECKING:
@@ -64,26 +66,30 @@ def command(
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
     if triton is None and docker is None:
         raise click.UsageError("Name what to write: --triton DIR, --docker DIR, or both.")
+    _refuse_unused(triton is not None, "--triton", ("name", "max_batch", "instances", "gpu"))
+    _refuse_unused(docker is not None, "--docker", ("port", "base", "jetson_base"))
     from edgecnn.package import DockerConfig, TritonConfig, write_docker, write_triton
     from edgecnn.runtime import Bundle
 
+    with usage():
+        config = TritonConfig(name=name, max_batch=max_batch or 0, instances=instances)
+        image = DockerConfig(base=base, port=port, **({"jetson_base": jetson_base} if jetson_base else {}))
+        engine = _triton_backend(backend, gpu=gpu) if triton is not None else None
     opened = Bundle.open(bundle, allow_unverified=allow_unverified)
     warn_about(opened)
     written: dict[str, Any] = {}
     if triton is not None:
-        config = TritonConfig(name=name, max_batch=max_batch or 0, instances=instances)
         written["triton"] = write_triton(
             opened,
             triton,
             config,
-            backend=_triton_backend(backend, gpu=gpu),
+            backend=engine,
             variant=variant,
             gpu=gpu,
             force=force,
             allow_unverified=allow_unverified,
         )
     if docker is not None:
-        image = DockerConfig(base=base, port=port, **({"jetson_base": jetson_base} if jetson_base else {}))
         written["docker"] = write_docker(
             opened, docker, image, backend=backend, variant=variant, force=force, allow_unverified=allow_unverified
         )
@@ -94,6 +100,14 @@ def command(
         for note in made.notes:
             warn(note)
         console().print(f"{made.path}: {made.variant} on {made.backend}; see README.md in it", markup=False)
+
+
+def _refuse_unused(used: bool, of: str, names: tuple[str, ...]) -> None:
+    """Refuse options that would do nothing. Raises UsageError."""
+    given = click.get_current_context()
+    for name in names:
+        if not used and given.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with {of}.")
 
 
 def _triton_backend(name: str, *, gpu: bool) -> TritonBackend | None:

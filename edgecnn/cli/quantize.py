@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgecnn.cli.options import InputSize, Triple, quantize_config, quantize_options
+from edgecnn.cli.options import InputSize, Triple, quantize_config, quantize_options, usage
 from edgecnn.cli.output import common_options, console, emit, progress_bar
 
 if TYPE_CHECKING:
@@ -32,24 +32,25 @@ __all__ = ["command"]
 @common_options
 def command(onnx: Path, out: Path, force: bool, as_json: bool, **options: Any) -> None:
     """Quantize an ONNX file to INT8 with explicit Q/DQ."""
-    from edgecnn.artifacts import cache_dir
+    from edgecnn.artifacts import cache_dir, check_writable
     from edgecnn.calib import open_samples
     from edgecnn.calib.synthetic import parse_synthetic
     from edgecnn.errors import DataError, OutputError
     from edgecnn.onnxio import open_model
     from edgecnn.quantize import quantize
 
+    config = quantize_config(options, options["scheme"])
+    with usage():
+        synthetic = parse_synthetic(options["calib"])
     if out.exists() and not force:
         raise OutputError(f"{out} exists already: choose another file, or replace it with --force")
-    if not out.parent.is_dir():
-        raise OutputError(f"cannot write {out}: {out.parent} is not a folder")
-    if parse_synthetic(options["calib"]) is not None:
+    check_writable(out)
+    if synthetic is not None:
         raise DataError(
             f"--calib {options['calib']} makes images from the PyTorch network, and {onnx.name} holds only its graph, without "
             "BatchNorm statistics: use 'edgecnn export MODEL --int8 --calib synthetic', or give --calib a folder or photos"
         )
     model = open_model(onnx)
-    config = quantize_config(options, options["scheme"])
     preprocess = _preprocess(model, options["mean"], options["std"], options["input_size"])
     samples = open_samples(options["calib"], preprocess, options["calib_images"], model.inputs[0].name)
     with progress_bar(as_json) as progress:

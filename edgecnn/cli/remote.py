@@ -75,8 +75,9 @@ def _devices(target: str, python: str | None, wheelhouse: Path | None) -> tuple[
 
 def _run(command: click.Command, ctx: click.Context, devices: Sequence[Device], target: str) -> int:
     """Run on the devices and print what came of it."""
-    from edgecnn.cli.remote_show import headline, show
+    from edgecnn.cli.remote_show import show
     from edgecnn.remote.fleet import run_fleet, worst
+    from edgecnn.remote.headline import headline
     from edgecnn.remote.run import prepare
 
     as_json, many, verb = bool(ctx.params["as_json"]), target.startswith("fleet:"), str(command.name)
@@ -178,8 +179,9 @@ def _file(param: click.Parameter, word: str, prefix: str = "") -> str | File:
 
 def _print_fleet(verb: str, target: str, answers: Sequence[Answer[Outcome]], as_json: bool) -> None:
     """Print what every device made of a command: one document, or each in turn and a table at the end."""
-    from edgecnn.cli.remote_show import headline, show
+    from edgecnn.cli.remote_show import show
     from edgecnn.remote.fleet import worst
+    from edgecnn.remote.headline import headline
 
     if as_json:
         devices = {

@@ -10,7 +10,7 @@ import click
 
 from edgecnn.cli.output import number, table
 
-__all__ = ["headline", "show"]
+__all__ = ["show"]
 
 Document = Mapping[str, Any]
 
@@ -18,15 +18,6 @@ Document = Mapping[str, Any]
 def show(verb: str, document: Document) -> None:
     """Print a document."""
     _SHOW.get(verb, _show_any)(document)
-
-
-def headline(verb: str, document: Document | None) -> str:
-    """Return a document in a few words, for a row of a table."""
-    if document is None:
-        return "it printed no result"
-    if "error" in document:
-        return str(document["error"]["message"])
-    return _HEADLINE[verb](document) if verb in _HEADLINE else "done"
 
 
 def _show_verify(document: Document) -> None:
@@ -101,43 +92,10 @@ def _cell(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _passed(document: Document) -> str:
-    """Return a verdict."""
-    return "passed" if document["passed"] else "FAILED"
-
-
-def _scores(document: Document) -> str:
-    """Return each variant's top-1, or its agreement where there are no labels."""
-    return ", ".join(
-        f"{row['variant']} {number(row['agreement' if row['top1'] is None else 'top1'], 1)} %"
-        for row in document["variants"]
-    )
-
-
-def _guesses(document: Document) -> str:
-    """Return the first image's first guess."""
-    first = [one["predictions"][0] for one in document["results"][:1]]
-    return ", ".join(f"{guess['label']} {100 * guess['probability']:.1f} %" for guess in first) or "no image was read"
-
-
-def _latencies(document: Document) -> str:
-    """Return the verdict of a comparison, else each run's median latency."""
-    verdicts = [str(found["text"]) for found in document["comparisons"]]
-    runs = (f"{run['label']} {number(run['latency']['p50_ms'], 2)} ms" for run in document["runs"])
-    return ", ".join(verdicts or runs)
-
-
 _SHOW: Mapping[str, Callable[[Document], None]] = {
     "verify": _show_verify,
     "build": _show_build,
     "evaluate": _show_evaluate,
     "bench": _show_bench,
     "predict": _show_predict,
-}
-_HEADLINE: Mapping[str, Callable[[Document], str]] = {
-    "verify": _passed,
-    "build": _passed,
-    "evaluate": _scores,
-    "bench": _latencies,
-    "predict": _guesses,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgecnn.cli.backend import warn_about
+from edgecnn.cli.options import usage
 from edgecnn.cli.output import common_options, console, emit, progress_bar, warn
 
 __all__ = ["command"]
@@ -40,7 +41,8 @@ def command(
     What it is, verification by stage, variants and their speed, why layers are INT8 or float, engines, lineage with hashes, and how to
     embed it. Options add accuracy, layer-by-layer noise, latency distributions, roofline and telemetry. The page needs no network.
     """
-    from edgecnn.report import ReportConfig, check_place, gather, write_report
+    from edgecnn.artifacts import check_writable
+    from edgecnn.report import ReportConfig, gather, write_report
 
     if variant and not analyze:
         raise click.UsageError("--variant goes with --analyze.")
@@ -48,10 +50,11 @@ def command(
         raise click.UsageError("--limit goes with --data.")
     if bench is not None and measure:
         raise click.UsageError("Give --bench FILE or --measure, not both.")
-    check_place(output, "report.html")
-    config = ReportConfig(
-        data=data, limit=limit or 0, analyze=analyze, variant=variant, bench=bench, measure=measure, seconds=seconds
-    )
+    check_writable(output)
+    with usage():
+        config = ReportConfig(
+            data=data, limit=limit or 0, analyze=analyze, variant=variant, bench=bench, measure=measure, seconds=seconds
+        )
     with progress_bar(as_json) as progress:
         found = gather(bundle, config, progress)
     warn_about(found.bundle)

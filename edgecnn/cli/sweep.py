@@ -8,33 +8,12 @@ from typing import Any
 
 import click
 
-from edgecnn.cli.backend import session_options
+from edgecnn.cli.backend import BACKENDS, session_options
 from edgecnn.cli.executor import executor_config, executor_options
+from edgecnn.cli.options import Names, usage
 from edgecnn.cli.output import common_options, console, emit, number, progress_bar, table, warn
 
 __all__ = ["command"]
-
-BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
-
-
-class Names(click.ParamType):  # type: ignore[type-arg]
-    """``a,b,c``."""
-
-    name = "A,B,..."
-
-    def __init__(self, known: tuple[str, ...] = ()) -> None:
-        """Take names of a list, or any."""
-        self.known = known
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Return the names, each once."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",") if part.strip()))
-        for name in names:
-            if self.known and name not in self.known:
-                self.fail(f"{name!r} is not one of {', '.join(self.known)}", param, ctx)
-        return names or self.fail("no names", param, ctx)
 
 
 @click.command("sweep")
@@ -75,15 +54,18 @@ def command(
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
     from edgecnn.scale.executor import ExecutorConfig
     from edgecnn.scale.sweep import SweepConfig, sweep
+    from edgecnn.scale.table import check_table
 
-    config = SweepConfig(
-        backends={name: session_options(name, threads) for name in backends or _installed()},
-        variants=variants or (),
-        limit=limit,
-        allow_unverified=allow_unverified,
-        calib=calib,
-        executor=executor_config(executor, workers, cluster) or ExecutorConfig(),
-    )
+    with usage():
+        check_table(out)
+        config = SweepConfig(
+            backends={name: session_options(name, threads) for name in backends or _installed()},
+            variants=variants or (),
+            limit=limit,
+            allow_unverified=allow_unverified,
+            calib=calib,
+            executor=executor_config(executor, workers, cluster) or ExecutorConfig(),
+        )
     with progress_bar(as_json) as progress:
         result = sweep(targets, data, out, config, progress=progress)
     for row in result.rows:

@@ -1,6 +1,6 @@
 """Networks side by side: accuracy against operations or measured latency, parameters, and which of them no other one beats."""
 
-from edgecnn.comparison.bundles import BundleConfig, compare_bundles
+from edgecnn.comparison.bundles import BundleConfig, Score, compare_bundles
 from edgecnn.comparison.points import AXES, Axis, Comparison, LeftOut, Measured, Point, front
 from edgecnn.comparison.zoo import ZooConfig, compare_zoo
 
@@ -12,6 +12,7 @@ __all__ = [
     "LeftOut",
     "Measured",
     "Point",
+    "Score",
     "ZooConfig",
     "compare_bundles",
     "compare_zoo",

@@ -18,6 +18,7 @@ from edgecnn.comparison.published import stated_of
 from edgecnn.errors import BackendError, EdgecnnError, UserError
 from edgecnn.onnxio import parameter_count
 from edgecnn.optional import available
+from edgecnn.parity.runner import bundle_hash
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime import AutoOptions, Bundle
 from edgecnn.runtime.session import Session
@@ -25,7 +26,24 @@ from edgecnn.runtime.session import Session
 if TYPE_CHECKING:
     from edgecnn.runtime.choice import Options
 
-__all__ = ["BundleConfig", "compare_bundles", "size_of"]
+__all__ = ["BundleConfig", "Score", "compare_bundles", "size_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """An accuracy that was measured before, such as by a sweep.
+
+    Attributes:
+        bundle: sha256 of the bundle's manifest. ``variant``, ``backend``: what was evaluated.
+        top1: percent, of ``images`` images of ``data``.
+    """
+
+    bundle: str
+    variant: str
+    backend: str
+    top1: float
+    images: int
+    data: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +55,7 @@ class BundleConfig:
         options: as of :func:`edgecnn.runtime.load`; by default each variant runs on the backend that was faster at export.
         data: a folder of labelled images to measure accuracy on, in place of the published one; None measures none.
         limit: of these images; 0 takes all.
+        scores: accuracies that were measured before, in place of ``data``.
         seconds: measuring time a graph.
         allow_unverified: compare what failed verification too.
     """
@@ -45,6 +64,7 @@ class BundleConfig:
     options: Options = field(default_factory=AutoOptions)
     data: Path | None = None
     limit: int = 0
+    scores: tuple[Score, ...] = ()
     seconds: float = 2.0
     allow_unverified: bool = False
 
@@ -54,6 +74,8 @@ class BundleConfig:
             raise UserError(f"{self.seconds:g} seconds of measuring a graph: give more than 0, at most 3600")
         if self.limit < 0:
             raise UserError(f"limit {self.limit} must not be negative; 0 takes every image")
+        if self.data is not None and self.scores:
+            raise UserError("accuracy is measured now, or was measured before: give data or scores, not both")
 
 
 @dataclass(frozen=True)
@@ -81,9 +103,13 @@ def compare_bundles(
     points = _measured(candidates, config, left_out, progress)
     if config.data is not None:
         points = _scored(points, candidates, config, progress)
+    elif config.scores:
+        points = _scored_before(points, candidates, config.scores)
     notes = [f"{bundle.path.name}: {alarm}" for bundle in bundles for alarm in bundle.alarms()]
     if any(point.top1 is not None and not point.own_accuracy for point in points):
         notes.append("accuracy of quantized graphs is that published for fp32, drawn hollow: --data measures their own")
+    if config.scores and (absent := [point.name for point in points if not point.accuracy.startswith("measured")]):
+        notes.append(f"the accuracies that were given are not of {', '.join(absent)} as it is now")
     if all(point.top1 is None for point in points):
         notes.append("no accuracy is published for these weights: --data with labelled images measures it")
     return Comparison(
@@ -241,3 +267,21 @@ def _scored(
         else point
         for point in points
     )
+
+
+def _scored_before(
+    points: tuple[Point, ...], candidates: Sequence[_Candidate], scores: Sequence[Score]
+) -> tuple[Point, ...]:
+    """Give points the accuracy that is known of them: on the backend that was timed, where there is one, and on the most images."""
+    hashes = {bundle.path: bundle_hash(bundle) for bundle in dict.fromkeys(item.bundle for item in candidates)}
+    keys = {item.point.name: (hashes[item.bundle.path], item.variant) for item in candidates}
+    found = []
+    for point in points:
+        own = [score for score in scores if (score.bundle, score.variant) == keys[point.name]]
+        if own:
+            timed = point.latency.backend if point.latency else ""
+            best = max(own, key=lambda score: (score.backend == timed, score.images))
+            known = f"measured on {best.images} images"
+            point = replace(point, top1=best.top1, accuracy=known, source=f"{best.data}, on {best.backend}")  # noqa: PLW2901
+        found.append(point)
+    return tuple(found)

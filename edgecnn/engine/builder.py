@@ -10,13 +10,13 @@ from importlib import metadata
 from pathlib import Path
 
 from edgecnn._version import __version__
-from edgecnn.artifacts import Engine, EngineFacts, Lineage, OnnxModel, atomic_file, sha256_file
+from edgecnn.artifacts import Engine, EngineFacts, Lineage, OnnxModel, atomic_file, check_writable, sha256_file
 from edgecnn.engine.api import Api, Compiled, load
 from edgecnn.engine.audit import Audit, audit_engine, audit_network
 from edgecnn.engine.capabilities import RTX_DEFAULT_GPUS, check, known_bad
 from edgecnn.engine.config import BuildConfig, Flavour
 from edgecnn.engine.device import Device, device, memory_available
-from edgecnn.engine.preflight import check_memory, check_model, check_writable
+from edgecnn.engine.preflight import check_memory, check_model
 from edgecnn.engine.timing_cache import read_cache, write_cache
 from edgecnn.errors import UserError
 from edgecnn.onnxio import load_ir, scratch_file

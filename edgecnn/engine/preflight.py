@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from edgecnn.artifacts import OnnxModel, sha256_file
 from edgecnn.engine.config import BuildConfig
-from edgecnn.errors import OutputError, UserError
+from edgecnn.errors import UserError
 from edgecnn.onnxio import data_path
 
-__all__ = ["HOST_FACTOR", "LARGEST_FILE", "check_memory", "check_model", "check_writable"]
+__all__ = ["HOST_FACTOR", "LARGEST_FILE", "check_memory", "check_model"]
 
 LARGEST_FILE = (1 << 31) - 1
 """protobuf's limit for one message, and so for an ONNX file; weights beyond it belong in a file beside it."""
@@ -20,16 +17,6 @@ HOST_FACTOR = 4.0
 fp32 graph (106 MB) took 4.0 times its size beyond what the process had before, and whose int8 graph (63 MB) 5.6 times."""
 
 _GIB = 1 << 30
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a file that could not be written in the end. Raises OutputError."""
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: {path.parent} is not a folder")
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: Permission denied in {path.parent}")
 
 
 def check_model(model: OnnxModel) -> None:

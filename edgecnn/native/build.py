@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecnn.artifacts import sha256_file, write_bytes
+from edgecnn.artifacts import check_writable, sha256_file, write_bytes
 from edgecnn.errors import OutputError
 from edgecnn.native import SOURCES
 from edgecnn.native.toolchain import find_headers, find_nvcc
@@ -65,8 +65,7 @@ def build_plugin(config: PluginBuild) -> PluginLibrary:
     """
     if config.out.exists() and not config.force:
         raise OutputError(f"{config.out} exists already: choose another file, or replace it with --force")
-    if not config.out.parent.is_dir():
-        raise OutputError(f"cannot write {config.out}: {config.out.parent} is not a folder")
+    check_writable(config.out)
     headers, nvcc = find_headers(config.tensorrt_root), find_nvcc()
     architectures = nvcc.choose(config.architectures)
     with tempfile.TemporaryDirectory(prefix="edgecnn-plugin-") as folder:

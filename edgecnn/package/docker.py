@@ -16,10 +16,10 @@ from edgecnn.artifacts import write_bytes
 from edgecnn.errors import UserError
 from edgecnn.optional import need
 from edgecnn.package.folder import check_verified, packaged
-from edgecnn.package.wheel import write_wheel
 from edgecnn.runtime import Bundle, Choice
 from edgecnn.runtime.checks import regular_file
 from edgecnn.runtime.manifest import MANIFEST
+from edgecnn.wheel import write_wheel
 
 __all__ = ["DockerConfig", "DockerContext", "pinned", "write_docker"]
 

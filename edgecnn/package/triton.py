@@ -15,9 +15,9 @@ from edgecnn.package.folder import check_verified, packaged
 from edgecnn.package.pbtxt import Enum, dumps
 from edgecnn.package.triton_backends import OnnxRuntime, OpenVino, TensorRt, TritonBackend, instance_kind
 from edgecnn.package.triton_readme import readme
-from edgecnn.package.wheel import write_wheel
 from edgecnn.runtime import Bundle
 from edgecnn.spec import TensorSpec
+from edgecnn.wheel import write_wheel
 
 __all__ = ["LABELS", "TritonConfig", "TritonRepository", "choose_backend", "write_triton"]
 

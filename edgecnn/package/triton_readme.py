@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgecnn._version import __version__
-from edgecnn.package.wheel import wheel_name
 from edgecnn.runtime import Bundle
+from edgecnn.wheel import wheel_name
 
 if TYPE_CHECKING:
     from edgecnn.package.triton import TritonRepository

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
-import zipfile
-from importlib import import_module, metadata
-from pathlib import Path
 
 from edgecnn._version import __version__
 from edgecnn.errors import RemoteError, UserError
@@ -16,19 +11,19 @@ from edgecnn.progress import Progress, silent
 from edgecnn.remote.job import Job
 from edgecnn.remote.sync import Content, Tree, path_tree, send
 from edgecnn.remote.transport import Link
+from edgecnn.wheel import wheel_bytes, wheel_name
 
-__all__ = ["interpreter", "wheel"]
+__all__ = ["interpreter"]
 
 NEEDED = (3, 11)
 """The oldest Python that edgecnn runs in (pyproject.toml)."""
-_EPOCH = (2020, 1, 1, 0, 0, 0)
 
 
 def interpreter(link: Link, *, progress: Progress = silent) -> str:
     """Return the device's interpreter that has this edgecnn, installing it where the device names none.
 
     Raises:
-        UserError: the named interpreter has no edgecnn, or the wheelhouse is no folder.
+        UserError: the named interpreter has no edgecnn, the wheelhouse is no folder, or edgecnn is not installed here.
         RemoteError: it cannot be asked, or pip fails there.
     """
     device = link.device
@@ -48,8 +43,8 @@ def interpreter(link: Link, *, progress: Progress = silent) -> str:
             f"{device.name}: {device.base_python} is Python {base['python']}, and edgecnn needs {NEEDED[0]}.{NEEDED[1]} or newer: "
             "name a newer one with base_python in devices.toml"
         )
-    name, data = wheel()
-    trees = {"wheel": Tree(name=name, files={"": _content(data)})}
+    data = wheel_bytes()
+    trees = {"wheel": Tree(name=wheel_name(), files={"": _content(data)})}
     if device.wheelhouse is not None:
         if not device.wheelhouse.is_dir():
             raise UserError(f"{device.name}: the wheelhouse {device.wheelhouse} is no folder")
@@ -110,56 +105,6 @@ def _key(wheel_data: bytes, link: Link, python: str, wheelhouse: Tree | None) ->
         "wheelhouse": sorted(one.sha256 for one in wheelhouse.files.values()) if wheelhouse else [],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def wheel() -> tuple[str, bytes]:
-    """Return the name and bytes of a wheel of the edgecnn that runs, installed or a checkout: equal sources give equal bytes.
-
-    The layout is that of the wheel format 1.0 (PyPA specifications, "Binary distribution format"). It holds Python and data alone,
-    and so fits every processor.
-
-    Raises:
-        UserError: edgecnn runs without having been installed, so that its metadata is unknown.
-    """
-    try:
-        said = metadata.distribution("edgecnn")
-        about = said.read_text("METADATA") or said.read_text("PKG-INFO")  # the latter beside a checkout
-    except metadata.PackageNotFoundError:
-        about = None
-    if about is None:
-        raise UserError("edgecnn's metadata is not there: install it (pip install .), even if only as editable")
-    info = f"edgecnn-{__version__}.dist-info"
-    files = dict(sorted(_modules().items()))
-    files[f"{info}/METADATA"] = about.encode()
-    files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: edgecnn\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    files[f"{info}/entry_points.txt"] = b"[console_scripts]\nedgecnn = edgecnn.cli.__main__:main\n"
-    record = "".join(f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items())
-    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            entry = zipfile.ZipInfo(name, _EPOCH)
-            entry.external_attr = 0o644 << 16
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, data)
-    return f"edgecnn-{__version__}-py3-none-any.whl", buffer.getvalue()
-
-
-def _modules() -> dict[str, bytes]:
-    """Return every file of the package, by its path in a wheel; a checkout keeps two of its folders elsewhere."""
-    files = {}
-    for package in ("edgecnn", "edgecnn.models", "edgecnn.calib"):
-        folder = Path(str(import_module(package).__path__[0]))
-        for path in folder.rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
-                name = f"{package.replace('.', '/')}/{path.relative_to(folder).as_posix()}"
-                files[name] = path.read_bytes()
-    return files
-
-
-def _digest(data: bytes) -> str:
-    """Return a hash as RECORD writes it."""
-    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
 
 
 def _content(data: bytes) -> Content:

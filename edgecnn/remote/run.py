@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from edgecnn.artifacts import Engine, replace_directory, write_json
+from edgecnn.artifacts import Engine, check_writable, replace_directory, write_json
 from edgecnn.errors import BundleError, OutputError, RemoteError, UserError
 from edgecnn.pack import RESULTS, add_engines, add_results
 from edgecnn.progress import LINE, LINES, Progress, silent
@@ -118,12 +118,12 @@ def prepare(verb: str, arguments: Sequence[str | File], *, progress: Progress = 
         if isinstance(argument, str) or str(argument.path).startswith(ON_DEVICE):
             continue
         path = argument.path
+        if argument.role in ("out", "both"):
+            check_writable(path)
         if argument.role == "bundle":
             bundles[index], trees[index] = bundle_tree(path)
         elif argument.role == "in" or (argument.role == "both" and path.exists()):
             trees[index] = path_tree(path, copy=argument.role == "both", progress=progress)
-        elif not path.absolute().parent.is_dir():
-            raise OutputError(f"cannot write {path}: {path.parent} is not a folder")
     return Prepared(verb=verb, arguments=tuple(arguments), trees=trees, bundles=bundles)
 
 

@@ -3,7 +3,6 @@
 from edgecnn.report.bench_page import bench_page, write_bench_page
 from edgecnn.report.bundle_page import bundle_page, write_report
 from edgecnn.report.gather import Findings, ReportConfig, gather
-from edgecnn.report.html import check_place
 from edgecnn.report.page import analysis_page, write_page
 from edgecnn.report.write import write_comparison
 
@@ -13,7 +12,6 @@ __all__ = [
     "analysis_page",
     "bench_page",
     "bundle_page",
-    "check_place",
     "gather",
     "write_bench_page",
     "write_comparison",

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgecnn.comparison.published import Stated, stated_of
 from edgecnn.report import html
+from edgecnn.report.devices import devices_section
 from edgecnn.report.embed import embed_section
 from edgecnn.report.gather import Findings
 from edgecnn.report.measured import measured_sections
@@ -45,6 +46,8 @@ def _sections(findings: Findings) -> Iterator[str]:
         yield evaluation_section(findings.evaluation, findings.data, published.top1 if published else None)
     if findings.bench is not None:
         yield from measured_sections(findings.bench)
+    if findings.results:
+        yield devices_section(findings.results)
     if findings.analysis is not None:
         yield f"<h2 class='part' id='analysis'>{escape(findings.analysis.variant)}, layer by layer</h2>"
         yield from analysis_sections(findings.analysis)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ class Findings:
         evaluation: accuracy on labelled images; ``data`` is what they are called.
         analysis: what INT8 does to each layer.
         bench: a benchmark.
+        results: what devices made of commands, ``<device>/<verb>.json`` -> document.
         notes: what could not be had, and why.
     """
 
@@ -72,6 +74,7 @@ class Findings:
     data: str = ""
     analysis: Analysis | None = None
     bench: BenchResult | None = None
+    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -88,7 +91,7 @@ def gather(path: Path | str, config: ReportConfig | None = None, progress: Progr
     bundle = Bundle.open(path, allow_unverified=True)
     notes: list[str] = []
     params, macs = size_of(bundle)
-    found: dict[str, Any] = {"parity": _parity(bundle, notes)}
+    found: dict[str, Any] = {"parity": _parity(bundle, notes), "results": _results(bundle, notes)}
     if config.bench is not None:
         found["bench"] = _read_bench(bundle, config.bench)
     if config.measure:
@@ -122,6 +125,15 @@ def _parity(bundle: Bundle, notes: list[str]) -> ParityReport | None:
     except EdgecnnError as error:
         notes.append(f"the bundle's parity.json cannot be shown: {error}")
     return None
+
+
+def _results(bundle: Bundle, notes: list[str]) -> Mapping[str, Mapping[str, Any]]:
+    """Read what devices found."""
+    try:
+        return bundle.results()
+    except EdgecnnError as error:
+        notes.append(f"what devices found cannot be shown: {error}")
+    return {}
 
 
 def _read_bench(bundle: Bundle, file: Path) -> BenchResult:

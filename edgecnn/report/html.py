@@ -11,8 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from edgecnn._version import __version__
-from edgecnn.artifacts import atomic_file
-from edgecnn.errors import OutputError
+from edgecnn.artifacts import atomic_file, check_writable
 
 __all__ = [
     "Column",
@@ -21,7 +20,6 @@ __all__ = [
     "breakable",
     "bullets",
     "cell",
-    "check_place",
     "controls",
     "count",
     "db",
@@ -75,17 +73,9 @@ class Table:
     wide: bool = False
 
 
-def check_place(path: Path, example: str = "page.html") -> None:
-    """Check that a file can be written, before the work that it shows. Raises OutputError."""
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder; give the name of a file, such as {path / example}")
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
-
-
 def write_text(text: str, path: Path) -> None:
     """Write a page or a picture, whole or not at all; a file of that name is replaced. Raises OutputError."""
-    check_place(path)
+    check_writable(path)
     with atomic_file(path) as stream:
         stream.write(text.encode())
 

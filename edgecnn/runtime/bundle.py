@@ -44,6 +44,8 @@ __all__ = ["GOLDEN", "PARITY", "RANGES", "Bundle", "load"]
 GOLDEN = "golden.npz"
 PARITY = "parity.json"
 RANGES = "ranges.json"
+RESULTS = "results"
+"""Folder of a bundle for what was measured of it, on which device; every file is listed and hashed as the others are."""
 
 Check = Literal["full", "sizes"]
 
@@ -208,6 +210,12 @@ class Bundle:
     def ranges(self) -> dict[str, object]:
         """Return ``ranges.json``: per quantized variant the calibrated ranges. Raises BundleMissingError, BundleCorruptError."""
         return self._json(RANGES)
+
+    def results(self) -> dict[str, dict[str, object]]:
+        """Return what devices made of commands: ``<device>/<verb>.json`` -> document. Raises BundleMissingError, BundleCorruptError."""
+        start = f"{RESULTS}/"
+        names = [name for name in self.manifest.files if name.startswith(start) and name.endswith(".json")]
+        return {name.removeprefix(start): self._json(name) for name in names}
 
     def session(
         self,

@@ -10,11 +10,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifacts import write_bytes
+from edgecnn.artifacts import check_writable, write_bytes
+from edgecnn.comparison import Score
 from edgecnn.errors import OutputError, UserError
 from edgecnn.optional import need
 
-__all__ = ["COLUMNS", "KEY", "Row", "check_table", "key_of", "put_rows", "read_rows"]
+__all__ = ["COLUMNS", "KEY", "Row", "check_table", "key_of", "put_rows", "read_rows", "scores_of"]
 
 Row = dict[str, Any]
 
@@ -65,8 +66,7 @@ def check_table(path: Path) -> None:
         raise UserError(f"{path}: a table ends in {' or '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
         need("pyarrow")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: {path.parent} is no folder that can be written")
+    check_writable(path)
     read_rows(path)
 
 
@@ -82,6 +82,31 @@ def read_rows(path: Path) -> list[Row]:
         return _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
     except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
         raise OutputError(f"{path} is not a table of `edgecnn sweep`: choose another file ({error})") from error
+
+
+def scores_of(path: Path) -> tuple[Score, ...]:
+    """Return the accuracies in a table, for a comparison.
+
+    Raises:
+        UserError: there is no such file, or no row with an accuracy. OutputError: it is not a table of ours.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no table at {path}: 'edgecnn sweep ... -o {path}' makes one")
+    found = tuple(
+        Score(
+            bundle=row["bundle_sha256"],
+            variant=row["variant"],
+            backend=row["backend"],
+            top1=row["top1"],
+            images=row["images"],
+            data=row["data"],
+        )
+        for row in read_rows(path)
+        if not row["error"] and row["top1"] is not None
+    )
+    if not found:
+        raise UserError(f"{path} holds no accuracy: every row failed, or its images had no labels")
+    return found
 
 
 def put_rows(path: Path, rows: Sequence[Row]) -> None:

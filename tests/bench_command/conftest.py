@@ -8,3 +8,5 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
+
+from cli_tools import cli  # noqa: F401 -- a fixture

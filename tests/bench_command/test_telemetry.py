@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import stat
 import sys
@@ -346,16 +347,36 @@ class Steady:
         self.closed += 1
 
 
-def test_energy_is_power_over_time(tmp_path: Path) -> None:
-    source = Steady("tegrastats", watts={"VDD_IN": 8.0, "VDD_SOC": 2.0}, mhz={"gpu": 900.0}, celsius={"tj": 50.0})
-    sensors = Sensors([source, Steady("rapl", joules={"package-0": 5.0})], root=tmp_path, power_mode="15W")
+def recorded(sensors: Sensors, source: str, readings: int = 3, **options: Any) -> Telemetry:
+    """Record until a source has said something so many times, and summarise."""
+    until = time.monotonic() + 60
     with Recorder(sensors) as recorder:
-        time.sleep(0.6)
-    found = recorder.telemetry(images=10, gpu=True)
+        while sum(name == source for _, name, _ in recorder._readings) < readings:
+            assert time.monotonic() < until, "waited in vain"
+            time.sleep(0.01)
+    return recorder.telemetry(**options)
+
+
+def test_energy_is_power_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only the reading of the board moves, a quarter of a second each time."""
+    now = itertools.count(1)
+
+    class Board(Steady):
+        seconds = 0.0
+
+        def read(self) -> Sample:
+            self.seconds = 0.25 * next(now)
+            return super().read()
+
+    source = Board("tegrastats", watts={"VDD_IN": 8.0, "VDD_SOC": 2.0}, mhz={"gpu": 900.0}, celsius={"tj": 50.0})
+    monkeypatch.setattr("edgecnn.bench.telemetry.recorder.time", SimpleNamespace(perf_counter=lambda: source.seconds))
+    sensors = Sensors([source, Steady("rapl", joules={"package-0": 5.0})], root=tmp_path, power_mode="15W")
+    found = recorded(sensors, "tegrastats", images=10, gpu=True)
     assert found.energy_source == "tegrastats VDD_IN"
-    assert found.joules_per_inference == pytest.approx(8.0 * found.seconds / 10, rel=0.1)
+    assert found.seconds == source.seconds >= 1
+    assert found.joules_per_inference == pytest.approx(8.0 * (found.seconds - 0.25) / 10)  # from the first reading on
     assert found.watts["VDD_IN"] == pytest.approx(8.0)
-    assert found.samples >= 6  # of two sources
+    assert found.samples == 2 * source.seconds / 0.25  # of two sources
     assert (found.mhz_max, found.celsius_max) == ({"gpu": 900.0}, {"tj": 50.0})
     assert found.sources == ("tegrastats", "rapl")
     assert found.others_share is None
@@ -371,12 +392,10 @@ def test_the_energy_is_of_what_did_the_work(tmp_path: Path, gpu: bool, wanted: s
         def read(self) -> Sample:
             return Sample(joules={"x": float(next(counter))})
 
-    with Recorder(Sensors([Growing("nvml"), Growing("rapl")], root=tmp_path)) as recorder:
-        time.sleep(0.3)
-    found = recorder.telemetry(images=1, gpu=gpu)
+    found = recorded(Sensors([Growing("nvml"), Growing("rapl")], root=tmp_path), "rapl", images=1, gpu=gpu)
     assert found.energy_source == wanted
     assert found.joules_per_inference is not None
-    assert found.joules_per_inference >= 2
+    assert found.joules_per_inference >= 4  # three readings of two sources, and the last ones
 
 
 def test_warnings(tmp_path: Path) -> None:
@@ -417,9 +436,7 @@ def test_the_tools_of_a_jetson_are_found_read_and_ended(tmp_path: Path, monkeypa
     monkeypatch.setattr("os.geteuid", lambda: 0)
     sensors = find_sensors(tmp_path)
     try:
-        with Recorder(sensors) as recorder:
-            time.sleep(0.8)
-        found = recorder.telemetry(images=4, gpu=True)
+        found = recorded(sensors, "tegrastats", images=4, gpu=True)
     finally:
         sensors.close()
     assert found.power_mode == "MODE_15W_6CORE"
@@ -443,20 +460,54 @@ def test_nvidia_smi_is_asked_where_nvml_is_not(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "pynvml", None)
     sensors = find_sensors(tmp_path)
     try:
-        with Recorder(sensors) as recorder:
-            time.sleep(0.7)
-        found = recorder.telemetry(images=1, gpu=True)
+        found = recorded(sensors, "nvidia-smi", images=1, gpu=True)
     finally:
         sensors.close()
     assert (found.energy_source, found.throttling) == ("nvidia-smi", ("software thermal slowdown",))
     assert found.watts == {"gpu": pytest.approx(70.0)}
 
 
+def test_memory_of_a_gpu_is_known_from_nvidia_smi_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first line, and again between two lines: what it costs to load a network is the difference of two readings."""
+    script(
+        tmp_path,
+        "nvidia-smi",
+        f"""sleep 0.2; echo 'memory.used [MiB]'; echo '100 MiB'
+while [ ! -e {tmp_path}/loaded ]; do sleep 0.02; done; echo '356 MiB'; exec sleep 60""",
+    )
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    sensors = find_sensors(tmp_path)
+    try:
+        assert [sensors.gpu_used_mb() for _ in range(2)] == [pytest.approx(104.8576)] * 2
+        (tmp_path / "loaded").touch()
+        until = time.monotonic() + 60
+        while sensors.gpu_used_mb() != pytest.approx(373.293056):
+            assert time.monotonic() < until, "waited in vain"
+            time.sleep(0.01)
+    finally:
+        sensors.close()
+
+
+def test_a_tool_that_says_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgecnn.bench.telemetry.recorder._PATIENCE", 60.0)
+    script(tmp_path, "nvidia-smi", "echo 'No devices were found'")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    sensors = find_sensors(tmp_path)
+    begun = time.monotonic()
+    assert sensors.gpu_used_mb() is None
+    assert time.monotonic() - begun < 30
+    sensors.close()
+
+
 def test_a_tool_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgecnn.bench.telemetry.recorder._PATIENCE", 0.2)
     script(tmp_path, "stubborn", "trap '' TERM; while true; do echo x; sleep 0.02; done")
     source = LineSource("stubborn", (str(tmp_path / "stubborn"),), lambda header, line: Sample(watts={"x": 1.0}))
-    time.sleep(0.2)
-    assert source.read() is not None
+    until = time.monotonic() + 60
+    while source.read() is None:  # it prints after it has set its trap
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.01)
     source.close()
     assert source._process.returncode == -9

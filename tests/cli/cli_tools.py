@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from edgecnn.cli.__main__ import run
 
 NET = """
@@ -64,6 +66,17 @@ def invoke(arguments: Iterable[str | Path], read: Callable[[], tuple[str, str]])
     code = run([str(argument) for argument in arguments])
     out, err = read()
     return Result(code, out, err)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Return a function that runs ``edgecnn`` in this process."""
+
+    def run(*arguments: str | Path) -> Result:
+        capsys.readouterr()
+        return invoke(arguments, capsys.readouterr)
+
+    return run
 
 
 def listing(folder: Path) -> set[Path]:

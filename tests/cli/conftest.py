@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
-from cli_tools import NET, Cli, Result, invoke
+from cli_tools import NET, cli  # noqa: F401 -- a fixture
 from engine_machine import machine  # noqa: F401 -- a fixture
 from tiny_bundle import write_tiny
 
@@ -26,17 +26,6 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return scratch
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Return a function that runs ``edgecnn`` in this process."""
-
-    def run(*arguments: str | Path) -> Result:
-        capsys.readouterr()
-        return invoke(arguments, capsys.readouterr)
-
-    return run
 
 
 @pytest.fixture(scope="session")

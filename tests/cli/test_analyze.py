@@ -57,7 +57,7 @@ def test_an_unverified_bundle_is_analyzed_and_said_to_be_one(cli: Cli, tmp_path:
 
 def test_errors_come_before_the_work(cli: Cli, bundle: Bundle, tiny: Path, tmp_path: Path) -> None:
     assert "it is a folder" in cli("analyze", bundle.path, "--html", tmp_path).failed()
-    assert "there is no folder" in cli("analyze", bundle.path, "--html", tmp_path / "no" / "page.html").failed()
+    assert "is not a folder" in cli("analyze", bundle.path, "--html", tmp_path / "no" / "page.html").failed()
     assert "Did you mean int8?" in cli("analyze", bundle.path, "--variant", "int").failed()
     assert "no folder at" in cli("analyze", bundle.path, "--data", tmp_path / "no").failed()
     assert "nothing in variant int8-cpu is quantized" in cli("analyze", tiny).failed()

@@ -188,6 +188,14 @@ USAGE = {
     "impossible size": ("export net.py:build --input-size 32x32", "such as 3x224x224"),
     "impossible mean": ("export net.py:build --mean red,green,blue", "comma-separated list of numbers"),
     "negative threads": ("verify bundle --threads -1", "-1 is not in the range"),
+    "unknown method": ("quantize graph.onnx -o out.onnx --calib photos --method best", "'best' is not one of"),
+    "parameter of a method": (
+        "export resnet18 --int8 --method percentile:7",
+        "percentile 7.0 is not between 50 and 100",
+    ),
+    "impossible opset": ("export resnet18 --opset 3", "opset 3 is not between"),
+    "budget without INT8": ("export resnet18 --max-drop 1", "an accuracy budget is for INT8"),
+    "gate without INT8": ("export resnet18 --gate latency", "the latency gate is for INT8"),
     "size of a zoo model": ("export resnet18 --input-size 3x32x32", "the zoo's models bring their own"),
 }
 

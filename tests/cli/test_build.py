@@ -106,9 +106,6 @@ def test_a_breached_audit_exits_with_3_and_is_recorded(cli: Cli, tmp_path: Path)
 
 
 CASES: dict[str, tuple[list[str], str]] = {
-    "bad batch": ([*RTX, "--batch", "8:1"], r"batch '8:1' is neither a size.*such as 1:8:32"),
-    "falling batch": ([*RTX, "--batch", "8:4:32"], r"batch 8:4:32: the sizes must rise"),
-    "bad workspace": ([*RTX, "--workspace", "lots"], r"'lots' is not an amount of memory"),
     "cpu variant": ([*RTX, "--variant", "int8-cpu"], r"int8-cpu is for the kernels of CPUs; build fp32"),
     "unknown variant": ([*RTX, "--variant", "int4"], r"no variant 'int4'; it has fp32, int8-cpu"),
     "timing cache": ([*RTX, "--timing-cache", "x"], r"has no timing cache: .*leave it out"),
@@ -141,6 +138,10 @@ def test_what_cannot_be_built_is_one_line_and_changes_nothing(
         ([], "Missing option '--target'"),
         (["--target", "tensorflow"], "'tensorflow' is not one of 'tensorrt', 'tensorrt-rtx'"),
         ([*RTX, "--level", "9"], "9 is not in the range 0<=x<=5"),
+        ([*RTX, "--batch", "8:1"], "batch '8:1' is neither a size, such as 8, nor least:best:most, such as 1:8:32"),
+        ([*RTX, "--batch", "8:4:32"], "batch 8:4:32: the sizes must rise"),
+        ([*RTX, "--workspace", "lots"], "'lots' is not an amount of memory"),
+        ([*RTX, "--gpu", "ampere"], "gpu 'ampere' is not a compute capability, such as 8.6"),
     ],
 )
 def test_wrong_usage(cli: Cli, bundle: Path, words: list[str], message: str) -> None:

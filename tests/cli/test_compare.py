@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from cli_tools import Cli
 
 
@@ -56,13 +57,24 @@ def test_usage(cli: Cli, tiny: Path) -> None:
     assert "Give either bundles or --zoo." in cli("compare", tiny, "--zoo").failed(2)
     assert "--latency goes with --zoo." in cli("compare", tiny, "--latency").failed(2)
     assert "--variant goes with bundles." in cli("compare", "--zoo", "--variant", "int8").failed(2)
+    assert "--limit goes with --data." in cli("compare", tiny, "--limit", "3").failed(2)
     assert "--fresh goes with --latency." in cli("compare", "--zoo", "--fresh").failed(2)
+    assert "at most 3600" in cli("compare", tiny, "--seconds", "1e9").failed(2)
+    assert "at most 3600" in cli("compare", "--zoo", "--latency", "--seconds", "1e9").failed(2)
     assert "CPU kernels" in cli("compare", "--zoo", "--backend", "openvino").failed(2)
+
+
+@pytest.mark.parametrize("option", ["--png", "--svg", "--html"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setattr("edgecnn.comparison.compare_bundles", lambda *_: pytest.fail("it was measured"))
+    assert "cannot write /proc/a" in cli("compare", tiny, option, "/proc/a").failed()
 
 
 def test_errors_come_before_the_work(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     assert "it is a folder" in cli("compare", tiny, "--html", tmp_path).failed()
-    assert "there is no folder" in cli("compare", tiny, "--svg", tmp_path / "no" / "a.svg").failed()
+    assert "is not a folder" in cli("compare", tiny, "--svg", tmp_path / "no" / "a.svg").failed()
     assert "no bundle at" in cli("compare", tmp_path / "none").failed()
     assert "no model's name matches" in cli("compare", "--zoo", "--models", "nothing*").failed()
     assert (

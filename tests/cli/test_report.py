@@ -41,5 +41,7 @@ def test_usage_and_errors(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     assert "not both" in cli("report", tiny, "-o", place, "--measure", "--bench", place).failed(2)
     assert "no bundle at" in cli("report", tmp_path / "none", "-o", place).failed()
     assert "it is a folder" in cli("report", tiny, "-o", tmp_path).failed()
+    assert "at most 3600" in cli("report", tiny, "-o", place, "--measure", "--seconds", "1e9").failed(2)
+    assert "cannot write /proc/a.html" in cli("report", tiny, "-o", "/proc/a.html").failed()
     assert "cannot read" in cli("report", tiny, "-o", place, "--bench", tmp_path / "none.json").failed()
     assert not place.exists()

@@ -12,7 +12,8 @@ from PIL import Image
 from tiny_bundle import CLASSES, edit_manifest, photos, write_model, write_tiny
 
 from edgecnn import zoo
-from edgecnn.comparison import BundleConfig, Comparison, compare_bundles
+from edgecnn.artifacts import sha256_file
+from edgecnn.comparison import BundleConfig, Comparison, Score, compare_bundles
 from edgecnn.comparison.bundles import size_of
 from edgecnn.comparison.published import stated_of
 from edgecnn.errors import BackendError, BundleMissingError, UserError
@@ -142,3 +143,29 @@ def test_bad_input(tiny: Path, tmp_path: Path) -> None:
         compared(tmp_path / "none")
     with pytest.raises(UserError, match="seconds of measuring"):
         BundleConfig(seconds=0)
+
+
+def test_accuracy_that_was_measured_before_is_taken(tiny: Path) -> None:
+    """Of the bundle as it is, on the backend that was timed, and on the most images; what is not known stays published, and is named."""
+    own = sha256_file(tiny / "manifest.json")
+
+    def score(
+        top1: float, images: int, backend: str = "onnxruntime", variant: str = "int8-cpu", bundle: str = own
+    ) -> Score:
+        return Score(bundle=bundle, variant=variant, backend=backend, top1=top1, images=images, data="val")
+
+    scores = (
+        score(60, 100),
+        score(61, 500),
+        score(62, 900, "openvino"),
+        score(63, 900, bundle="0" * 64),
+        score(64, 1, variant="x"),
+    )
+    found = compared(tiny, scores=scores)
+    fp32, int8 = found.points
+    assert (int8.top1, int8.accuracy, int8.source) == (61, "measured on 500 images", "val, on onnxruntime")
+    assert int8.own_accuracy
+    assert (fp32.top1, fp32.accuracy) == (70.5, "published")
+    assert found.notes == ("the accuracies that were given are not of net fp32 as it is now",)
+    with pytest.raises(UserError, match="not both"):
+        BundleConfig(data=tiny, scores=scores)

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import engine_nets
 import fake_tensorrt
+from cli_tools import cli  # noqa: F401 -- a fixture
 from session_bench import bench  # noqa: F401 -- a fixture
 
 from edgecnn.artifacts import OnnxModel

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cli_tools import Result, invoke
+from cli_tools import Cli
 from engine_machine import Machine
 from tiny_bundle import PREPROCESS, SPEC, edit_manifest
 
@@ -60,15 +60,6 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return found
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    def command(*arguments: str | Path) -> Result:
-        capsys.readouterr()
-        return invoke(arguments, capsys.readouterr)
-
-    return command
-
-
 def bundle_of(nets: Mapping[str, OnnxModel], folder: Path, *names: str) -> Bundle:
     """Return a bundle of some precisions, all of them verified."""
     packed = [VariantContents(model=nets[name], verified=True) for name in names]
@@ -101,14 +92,14 @@ def slow(machine: Machine, nets: Mapping[str, OnnxModel], seconds: Mapping[str, 
 def test_the_faster_one_is_the_default_and_both_are_recorded(
     nets: Mapping[str, OnnxModel],
     machine: Machine,
-    run: Callable[..., Result],
+    cli: Cli,
     tmp_path: Path,
     seconds: Mapping[str, float],
     winner: str,
 ) -> None:
     bundle = bundle_of(nets, tmp_path, *seconds)
     slow(machine, nets, seconds)
-    result = run("build", bundle.path, "--target", "tensorrt", "--gate", "latency", "--json")
+    result = cli("build", bundle.path, "--target", "tensorrt", "--gate", "latency", "--json")
     fast = winner.startswith("int8")
     assert result.code == (0 if fast else 3), result.err
     assert (result.document["passed"], result.document["gate"]["winner"]) == (fast, winner)
@@ -131,22 +122,22 @@ def test_the_faster_one_is_the_default_and_both_are_recorded(
 
 
 def test_the_verdict_is_printed_and_a_second_one_replaces_the_first(
-    nets: Mapping[str, OnnxModel], machine: Machine, run: Callable[..., Result], tmp_path: Path
+    nets: Mapping[str, OnnxModel], machine: Machine, cli: Cli, tmp_path: Path
 ) -> None:
     bundle = bundle_of(nets, tmp_path, "fp16", "int8")
     slow(machine, nets, {"fp16": 0, "int8": 0.04})
-    result = run("build", bundle.path, "--target", "tensorrt", "--gate", "latency")
+    result = cli("build", bundle.path, "--target", "tensorrt", "--gate", "latency")
     assert result.code == 3
     assert "warning: INT8 is not clearly faster" in result.err
     slow(machine, nets, {"fp16": 0.04, "int8": 0})
-    result = run("build", bundle.path, "--target", "tensorrt", "--gate", "latency")
+    result = cli("build", bundle.path, "--target", "tensorrt", "--gate", "latency")
     assert result.code == 0
     assert "INT8 is faster, so int8 is the default" in " ".join(result.out.split())
     notes = Bundle.open(bundle.path).manifest.notes
     assert len([note for note in notes if note.startswith("latency of tensorrt: INT8 is faster")]) == 1
     assert len([note for note in notes if note.startswith("latency")]) == 1
     assert "calibrated on the built-in photos" in notes
-    assert run("build", bundle.path, "--target", "tensorrt", "--variant", "int8").code == 0
+    assert cli("build", bundle.path, "--target", "tensorrt", "--variant", "int8").code == 0
     opened = Bundle.open(bundle.path)
     assert opened.manifest.engines["int8.tensorrt"].facts.speed is None  # another engine, which nobody measured
     assert opened.choose(backend="tensorrt").variant == "int8"
@@ -189,7 +180,7 @@ def test_a_stripped_or_version_compatible_engine_is_measured_too(
 def test_what_cannot_be_compared_is_refused_before_anything_is_built(
     nets: Mapping[str, OnnxModel],
     machine: Machine,
-    run: Callable[..., Result],
+    cli: Cli,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -208,11 +199,11 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_built(
 
 
 def test_rtx_compiles_without_a_gpu_but_cannot_be_measured(
-    nets: Mapping[str, OnnxModel], run: Callable[..., Result], tmp_path: Path
+    nets: Mapping[str, OnnxModel], cli: Cli, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
     bundle = bundle_of(nets, tmp_path, "fp16", "int8")
-    result = run("build", bundle.path, "--target", "tensorrt-rtx", "--gate", "latency")
+    result = cli("build", bundle.path, "--target", "tensorrt-rtx", "--gate", "latency")
     assert result.code == 1
     assert (
         "--gate latency runs the engines of TensorRT-RTX to measure them, and there is no NVIDIA GPU here: leave it out, and on the "

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cli_tools import Cli, Result, invoke
+from cli_tools import cli  # noqa: F401 -- a fixture
 from tiny_bundle import write_model, write_tiny
 
 from edgecnn.artifacts import OnnxModel
@@ -55,14 +55,3 @@ def bundle_of(tmp_path: Path) -> Callable[..., Bundle]:
         return write_tiny(tmp_path, variants=[plain, *others], **changes)
 
     return make
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Return a function that runs ``edgecnn`` in this process."""
-
-    def run(*arguments: str | Path) -> Result:
-        capsys.readouterr()
-        return invoke(arguments, capsys.readouterr)
-
-    return run

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-import zipfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ from tiny_bundle import write_tiny
 
 from edgecnn.errors import BundleUnverifiedError, MissingDependencyError, OutputError, UserError
 from edgecnn.package import DockerConfig, docker, write_docker
-from edgecnn.package.wheel import wheel_name, write_wheel
 from edgecnn.runtime import Bundle
+from edgecnn.wheel import wheel_bytes, wheel_name
 
 ROOT = Path(__file__).parents[2]
 CAT = (ROOT / "tests" / "data" / "cat.jpg").read_bytes()
@@ -208,37 +207,6 @@ def test_what_the_image_runs_runs(context: Path, tmp_path: Path) -> None:
         server.communicate(timeout=30)
 
 
-def test_the_wheel_is_that_of_the_build_backend(context: Path, tmp_path: Path) -> None:
-    """The same files with the same content as setuptools packs, and a RECORD that pip accepted above; equal bytes a second time."""
-    source = tmp_path / "source"
-    for folder in ("edgecnn", "models", "calib", "examples"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    line = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(tmp_path),
-        str(source),
-    ]
-    subprocess.run(line, check=True, capture_output=True, timeout=300)
-    with zipfile.ZipFile(tmp_path / wheel_name()) as theirs, zipfile.ZipFile(context / wheel_name()) as ours:
-        code = {name for name in theirs.namelist() if ".dist-info/" not in name}
-        assert {name for name in ours.namelist() if ".dist-info/" not in name} == code
-        assert not [name for name in code if ours.read(name) != theirs.read(name)]
-        info = f"edgecnn-{version('edgecnn')}.dist-info"
-        assert ours.read(f"{info}/entry_points.txt").split() == theirs.read(f"{info}/entry_points.txt").split()
-        assert f"{info}/licenses/LICENSE" in ours.namelist()
-    (tmp_path / "again").mkdir()
-    assert write_wheel(tmp_path / "again").read_bytes() == (context / wheel_name()).read_bytes()
-
-
 def test_only_the_bundles_own_files_are_copied(tmp_path: Path) -> None:
     bundle = write_tiny(tmp_path)
     (bundle.path / "secret.key").write_text("x")
@@ -246,6 +214,7 @@ def test_only_the_bundles_own_files_are_copied(tmp_path: Path) -> None:
     copied = {path.name for path in (tmp_path / "image" / "bundle").iterdir()}
     assert copied == {"manifest.json", *bundle.manifest.files}
     assert Bundle.open(tmp_path / "image" / "bundle").manifest == bundle.manifest
+    assert (tmp_path / "image" / wheel_name()).read_bytes() == wheel_bytes()
 
 
 def test_an_engine_goes_to_the_jetson(tmp_path: Path) -> None:
@@ -320,3 +289,12 @@ def test_the_command(tiny: Path, tmp_path: Path, cli: Cli) -> None:
     said = cli("package", tiny, "--docker", tmp_path / "image", "--force")
     assert said.code == 0
     assert "warning: neither image was built" in said.err
+
+
+def test_wrong_usage(tiny: Path, tmp_path: Path, cli: Cli) -> None:
+    image, models = ("--docker", tmp_path / "image"), ("--triton", tmp_path / "models")
+    assert "Docker: base '$(x)' is not the name of an image" in cli("package", tiny, *image, "--base", "$(x)").failed(2)
+    assert "'-cats' is no name for a model" in cli("package", tiny, *models, "--name=-cats").failed(2)
+    assert "--max-batch goes with --triton." in cli("package", tiny, *image, "--max-batch", "8").failed(2)
+    assert "--port goes with --docker." in cli("package", tiny, *models, "--port", "8000").failed(2)
+    assert list(tmp_path.iterdir()) == []

@@ -15,19 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
 
 import sshd
-from cli_tools import Cli, Result, invoke
+from cli_tools import cli  # noqa: F401 -- a fixture
 from tiny_bundle import write_tiny
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Return a function that runs ``edgecnn`` in this process."""
-
-    def run(*arguments: str | Path) -> Result:
-        capsys.readouterr()
-        return invoke(arguments, capsys.readouterr)
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 import re
 import sys
 import zipfile
@@ -17,9 +14,8 @@ from cli_tools import Cli
 from packaging.requirements import Requirement
 from test_transport import device
 
-from edgecnn import __version__
 from edgecnn.errors import RemoteError, UserError
-from edgecnn.remote.bootstrap import interpreter, wheel
+from edgecnn.remote.bootstrap import interpreter
 from edgecnn.remote.inventory import Inventory
 from edgecnn.remote.transport import Link
 
@@ -56,25 +52,6 @@ def write_wheelhouse(folder: Path, *names: str) -> Path:
                 if ".." not in file.parts and file.suffix != ".pyc" and file.name not in OF_PIP:
                     archive.write(str(file.locate()), file.as_posix())
     return folder
-
-
-def test_the_wheel_is_whole_and_the_same_each_time() -> None:
-    name, data = wheel()
-    assert wheel() == (name, data)
-    assert name == f"edgecnn-{__version__}-py3-none-any.whl"
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        assert archive.testzip() is None
-        names = set(archive.namelist())
-        record = f"edgecnn-{__version__}.dist-info/RECORD"
-        records = dict(line.rsplit(",", 2)[:2] for line in archive.read(record).decode().splitlines())
-        for one in names - {record}:
-            digest = base64.urlsafe_b64encode(hashlib.sha256(archive.read(one)).digest()).rstrip(b"=").decode()
-            assert records[one] == f"sha256={digest}"
-    for folder, prefix in (("edgecnn", "edgecnn"), ("models", "edgecnn/models"), ("calib", "edgecnn/calib")):
-        for file in (ROOT / folder).rglob("*"):
-            if file.is_file() and "__pycache__" not in file.parts:
-                assert f"{prefix}/{file.relative_to(ROOT / folder).as_posix()}" in names
-    assert not [one for one in names if "__pycache__" in one]
 
 
 def test_a_python_that_is_too_old(server: sshd.Server, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_its_inventory_is_read(tmp_path: Path) -> None:
     found = Inventory.read(tmp_path / "devices.toml")
     assert [device.name for device in found.find("fleet:lab")] == ["orin", "pi", "server"]
     assert found.devices["pi"].grace == 60
-    assert found.devices["orin"].extras == ("cpu", "openvino")
+    assert found.devices["orin"].extras == ("cpu", "cuda", "openvino")
 
 
 @pytest.mark.parametrize("line", COMMANDS)

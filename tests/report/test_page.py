@@ -11,8 +11,7 @@ from page_tools import browser, parsed, visit
 from quantized_bundles import NODES, write_quantized
 
 from edgecnn.analysis import Analysis, analyze
-from edgecnn.errors import OutputError
-from edgecnn.report import analysis_page, check_place, write_page
+from edgecnn.report import analysis_page, write_page
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +59,6 @@ def test_a_file_is_replaced_whole(analysis: Analysis, tmp_path: Path) -> None:
     write_page(analysis, path)
     assert path.read_text(encoding="utf-8") == analysis_page(analysis)
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"it is a folder; give the name of a file, such as .*page\.html"):
-        check_place(tmp_path)
-    with pytest.raises(OutputError, match="there is no folder"):
-        check_place(tmp_path / "no" / "page.html")
 
 
 def test_a_browser_sorts_filters_and_has_nothing_to_complain_of(analysis: Analysis, tmp_path: Path) -> None:

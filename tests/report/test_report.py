@@ -23,6 +23,7 @@ from edgecnn import native
 from edgecnn.artifacts import EngineFacts, Lineage, write_json
 from edgecnn.bench import BenchResult
 from edgecnn.errors import BundleMissingError, DataError, UserError
+from edgecnn.pack import add_results
 from edgecnn.report import Findings, ReportConfig, bundle_page, gather, write_report
 from edgecnn.report.embed import cpp_snippet, python_snippet
 from edgecnn.runtime import Bundle
@@ -266,6 +267,37 @@ def test_a_benchmark_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "junk.json").write_text("{")
     with pytest.raises(DataError, match="is not JSON"):
         gather(bundle.path, ReportConfig(bench=tmp_path / "junk.json"))
+
+
+def test_what_devices_made_of_commands_is_shown(tmp_path: Path) -> None:
+    bundle = write_tiny(tmp_path)
+    result = whole_result()
+    own = replace(result, runs=tuple(replace(run, bundle=str(bundle.path)) for run in result.runs))
+    about = {"device": "orin", "code": 0, "seconds": 12.34, "peak_rss_mb": 250.6, "when": "2026-11-30T12:00:00+00:00"}
+    documents = {
+        "orin/bench.json": {**about, "verb": "bench", "result": own.to_json()},
+        "orin/verify.json": {**about, "verb": "verify", "code": 3, "result": {"passed": False}},
+        "pi/evaluate.json": {"verb": "evaluate", "code": "<b>", "result": {"variants": 7}},
+        "pi/predict.json": {"verb": "predict"},
+    }
+    found = gather(add_results(bundle, documents).path)
+    assert dict(found.results) == json.loads(json.dumps(documents))
+    page = parsed(bundle_page(found)).text
+    assert own.comparisons[0].text in page
+    for part in ("On devices", "12.3", "251", "FAILED", "2026-11-30T12:00:00+00:00"):
+        assert part in page
+    assert page.count("cannot be read") == 2
+    kept = gather(bundle.path, ReportConfig(bench=bundle.path / "results" / "orin" / "bench.json")).bench
+    assert kept == BenchResult.from_json(own.to_json())
+    fresh = write_tiny(tmp_path, "fresh")
+    assert "On devices" not in parsed(bundle_page(gather(fresh.path))).text
+    (fresh.path / "results").mkdir()
+    (fresh.path / "results" / "x.json").write_bytes(b"[]")
+    record = {"sha256": hashlib.sha256(b"[]").hexdigest(), "bytes": 2}
+    edit_manifest(fresh.path, lambda data: data["files"].update({"results/x.json": record}))
+    note = gather(fresh.path).notes[-1]
+    assert "what devices found cannot be shown: " in note
+    assert "results/x.json holds no JSON object" in note
 
 
 def test_bad_input(tmp_path: Path) -> None:

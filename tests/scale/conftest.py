@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
 
-from cli_tools import Cli, Result, invoke
+from cli_tools import cli  # noqa: F401 -- a fixture
 from scale_data import write_pictures
 from tiny_bundle import write_model, write_tiny
 
@@ -40,14 +40,3 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in (7, 200):
         (folder / f"{index:05}.png").write_bytes(b"no picture")
     return folder
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Return a function that runs ``edgecnn`` in this process."""
-
-    def run(*arguments: str | Path) -> Result:
-        capsys.readouterr()
-        return invoke(arguments, capsys.readouterr)
-
-    return run

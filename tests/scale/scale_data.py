@@ -1,13 +1,19 @@
-"""Pictures by the hundred, and what is known of processes."""
+"""Pictures by the hundred, what is known of an evaluation and of processes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from edgecnn.parity.evaluate import Evaluation
+from edgecnn.runtime import OrtOptions
+
+ONE = OrtOptions(threads=1)
 
 
 def write_pictures(folder: Path, count: int, classes: int = 5) -> Path:
@@ -21,6 +27,27 @@ def write_pictures(folder: Path, count: int, classes: int = 5) -> Path:
         lines.append(f"{index:05}.png,{index % classes}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def bits(result: Evaluation) -> Any:
+    """Return everything of a result but how long it took."""
+    rows = [{k: v.hex() if isinstance(v, float) else v for k, v in row.items()} for row in result.to_json()["variants"]]
+    return rows, result.unreadable, dict(result.skipped), result.labels
+
+
+def finished(cache: Path) -> list[Path]:
+    """Return the files of finished shards."""
+    return sorted(cache.glob("evaluations/*/*-*.json"))
+
+
+def stop_after(shards: int) -> Any:
+    """Return a progress function that fails as Ctrl-C does, once so many shards are done."""
+
+    def report(step: str, done: int, total: int) -> None:
+        if done >= shards:
+            raise KeyboardInterrupt
+
+    return report
 
 
 def children(parent: int) -> set[int]:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scale_data import alive, children, raise_it, wait_for
-from test_run import ONE, bits, finished, stop_after
+from scale_data import ONE, alive, bits, children, finished, raise_it, stop_after, wait_for
 
 from edgecnn.errors import BackendError, DataError
 from edgecnn.parity.evaluate import Evaluation, evaluate

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from cli_tools import Cli
-from scale_data import alive, children, wait_for, write_pictures
+from scale_data import ONE, alive, bits, children, finished, stop_after, wait_for, write_pictures
 from tiny_bundle import write_model, write_tiny
 
 from edgecnn.errors import BackendError, DataError, MissingDependencyError, UserError
@@ -26,14 +26,7 @@ from edgecnn.scale import run
 from edgecnn.scale.executor import ExecutorConfig
 from edgecnn.scale.run import evaluate_at_scale
 
-ONE = OrtOptions(threads=1)
 LOCAL = [ExecutorConfig(workers=1), ExecutorConfig(workers=2)]
-
-
-def bits(result: Evaluation) -> Any:
-    """Return everything of a result but how long it took."""
-    rows = [{k: v.hex() if isinstance(v, float) else v for k, v in row.items()} for row in result.to_json()["variants"]]
-    return rows, result.unreadable, dict(result.skipped), result.labels
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +37,6 @@ def expected(bundle: Path, data: Path) -> Evaluation:
 
 def at_scale(bundle: Path, data: Path, config: ExecutorConfig = LOCAL[1], **options: Any) -> Evaluation:
     return evaluate_at_scale(bundle, data, config, **{"options": OrtOptions(), **options})
-
-
-def finished(cache: Path) -> list[Path]:
-    """Return the files of finished shards."""
-    return sorted(cache.glob("evaluations/*/*-*.json"))
-
-
-def stop_after(shards: int) -> Any:
-    """Return a progress function that fails as Ctrl-C does, once so many shards are done."""
-
-    def report(step: str, done: int, total: int) -> None:
-        if done >= shards:
-            raise KeyboardInterrupt
-
-    return report
 
 
 @pytest.mark.parametrize("config", LOCAL, ids=["one worker", "two workers"])

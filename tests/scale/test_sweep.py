@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from cli_tools import NET, Cli
-from scale_data import write_pictures
-from test_run import stop_after
+from scale_data import stop_after, write_pictures
 from tiny_bundle import write_model, write_tiny
 
 from edgecnn.errors import DataError, UserError
@@ -173,4 +172,23 @@ def test_the_command(cli: Cli, bundle: Path, other: Path, data: Path, tmp_path: 
     with table.open(newline="") as stream:
         assert len(list(csv.DictReader(stream))) == 6
     assert "'cuda' is not one of onnxruntime, openvino" in cli(*arguments, bundle, "--backends", "cuda").failed(2)
-    assert "a table ends in" in cli("sweep", bundle, "--data", data, "-o", tmp_path / "x.txt").failed()
+    assert "a table ends in" in cli("sweep", bundle, "--data", data, "-o", tmp_path / "x.txt").failed(2)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_comparison_takes_its_accuracy_from_a_table(
+    cli: Cli, bundle: Path, data: Path, tmp_path: Path, suffix: str
+) -> None:
+    table = tmp_path / f"results{suffix}"
+    arguments = ("sweep", "--data", data, "-o", table, "--limit", "40", "--workers", "1", "--variants", "fp32,int8-cpu")
+    rows = cli(*arguments, bundle, "--backends", "onnxruntime", "--json").document["rows"]
+    quick = ("--seconds", "0.1", "--threads", "1", "--backend", "onnxruntime")
+    result = cli("compare", bundle, "--table", table, *quick, "--json")
+    assert (result.code, result.err) == (0, "")
+    for row, point in zip(rows, result.document["points"], strict=True):
+        assert point["name"].endswith(f" {row['variant']}")
+        assert (point["top1"], point["accuracy"]) == (row["top1"], f"measured on {row['images']} images")
+        assert point["source"] == f"{data}, on onnxruntime"
+    assert "Give --data or --table, not both." in cli("compare", bundle, "--table", table, "--data", data).failed(2)
+    assert "--table goes with bundles." in cli("compare", "--zoo", "--table", table).failed(2)
+    assert "there is no table at" in cli("compare", bundle, "--table", tmp_path / "none.csv").failed()

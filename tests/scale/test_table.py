@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from edgecnn.comparison import Score
 from edgecnn.errors import MissingDependencyError, OutputError, UserError
-from edgecnn.scale.table import COLUMNS, Row, check_table, put_rows, read_rows
+from edgecnn.scale.table import COLUMNS, Row, check_table, put_rows, read_rows, scores_of
 
 FORMATS = pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 
@@ -65,10 +66,20 @@ def test_a_cut_off_csv_is_refused(tmp_path: Path) -> None:
         read_rows(table)
 
 
+def test_accuracies_are_those_of_rows_that_have_one(tmp_path: Path) -> None:
+    table = tmp_path / "results.csv"
+    put_rows(table, [row("fp32", error="no such luck"), row("fp16", top1=None)])
+    with pytest.raises(UserError, match="holds no accuracy: every row failed, or its images had no labels"):
+        scores_of(table)
+    put_rows(table, [row("int8", bundle_sha256="ab" * 32, top1=70.5)])
+    (found,) = scores_of(table)
+    assert found == Score(bundle="ab" * 32, variant="int8", backend="openvino", top1=70.5, images=3, data="line\nbreak")
+
+
 def test_what_cannot_be_written_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"a table ends in \.csv or \.parquet"):
         check_table(tmp_path / "results.xlsx")
-    with pytest.raises(OutputError, match="is no folder that can be written"):
+    with pytest.raises(OutputError, match="is not a folder"):
         check_table(tmp_path / "absent" / "results.csv")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'edgecnn\[parquet\]'"):

@@ -60,6 +60,8 @@ class LineSource:
         self._parse, self._header = parse, "" if not header else None
         self._lock = threading.Lock()
         self._fresh: Sample | None = None
+        self._last: Sample | None = None
+        self._begun = threading.Event()
         self._process = subprocess.Popen(  # noqa: S603 -- a tool of the system, found by name, with fixed arguments
             list(command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace"
         )
@@ -72,6 +74,12 @@ class LineSource:
         with self._lock:
             fresh, self._fresh = self._fresh, None
         return fresh
+
+    def latest(self) -> Sample | None:
+        """Return the latest reading, seen or not; wait for the first one, unless the tool ends without any."""
+        self._begun.wait(_PATIENCE)
+        with self._lock:
+            return self._last
 
     def close(self) -> None:
         """End the tool."""
@@ -93,7 +101,9 @@ class LineSource:
                 found = self._parse(self._header, line)
                 if found is not None:
                     with self._lock:
-                        self._fresh = found
+                        self._fresh = self._last = found
+                    self._begun.set()
+        self._begun.set()
 
 
 class Sensors:
@@ -128,7 +138,7 @@ class Sensors:
         """Return the device memory in use, None where no source says."""
         for source in self.sources:
             if source.name in ("nvml", "nvidia-smi"):
-                found = source.read()
+                found = source.latest() if isinstance(source, LineSource) else source.read()
                 return None if found is None else found.gpu_used_mb
         return None
 

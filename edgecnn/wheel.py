@@ -1,4 +1,4 @@
-"""The installed edgecnn as a wheel, so that a folder that is carried elsewhere brings the very code that was tested with it.
+"""The installed edgecnn as a wheel, so that what is carried elsewhere, a folder or a job, brings the very code that was tested with it.
 
 The format is PEP 427's; only the standard library is used, since a device that packages need not have setuptools.
 """
@@ -16,10 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgecnn._version import __version__
-from edgecnn.artifacts import atomic_file
+from edgecnn.artifacts import write_bytes
 from edgecnn.errors import UserError
 
-__all__ = ["wheel_name", "write_wheel"]
+__all__ = ["wheel_bytes", "wheel_name", "write_wheel"]
 
 _MAPPED = ("models", "calib", "examples")
 _TIME = (1980, 1, 1, 0, 0, 0)  # zip's beginning: the same code gives the same bytes
@@ -31,13 +31,23 @@ def wheel_name() -> str:
 
 
 def write_wheel(folder: Path) -> Path:
-    """Write the wheel into a folder and return its path. Equal code gives equal bytes.
+    """Write the wheel into a folder and return its path.
 
     Raises:
-        UserError: edgecnn is imported from a place where it is not installed.
+        UserError: as :func:`wheel_bytes`.
         OutputError: it cannot be written.
     """
     path = folder / wheel_name()
+    write_bytes(path, wheel_bytes())
+    return path
+
+
+def wheel_bytes() -> bytes:
+    """Return the wheel. Equal code gives equal bytes; it holds Python and data alone, and so fits every processor.
+
+    Raises:
+        UserError: edgecnn is imported from a place where it is not installed.
+    """
     entries = dict(_code()) | _metadata()
     record = io.StringIO()
     writer = csv.writer(record, lineterminator="\n")
@@ -46,18 +56,19 @@ def write_wheel(folder: Path) -> Path:
         writer.writerow([name, f"sha256={digest}", len(content)])
     name = f"edgecnn-{__version__}.dist-info/RECORD"
     writer.writerow([name, "", ""])
-    with atomic_file(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
         for entry, content in {**entries, name: record.getvalue().encode()}.items():
             info = zipfile.ZipInfo(entry, _TIME)
             info.compress_type = zipfile.ZIP_DEFLATED
             info.external_attr = 0o644 << 16
             archive.writestr(info, content)
-    return path
+    return made.getvalue()
 
 
 def _code() -> Iterator[tuple[str, bytes]]:
     """Yield (path in the wheel, content) of every file of the package; folders may be mapped from elsewhere (an editable installation)."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parent
     places = {"edgecnn": root}
     for name in _MAPPED:
         spec = find_spec(f"edgecnn.{name}")

@@ -28,6 +28,7 @@ __all__ = [
     "OnnxModel",
     "atomic_file",
     "cache_dir",
+    "cache_folder",
     "canonical_json",
     "check_replaceable",
     "replace_directory",
@@ -222,6 +223,17 @@ def cache_dir() -> Path:
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "edgecnn"
+
+
+def cache_folder(folder: Path) -> Path:
+    """Create a folder of the cache, unless it is there, and return it. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {folder}: {error.strerror or error}; EDGECNN_CACHE names another folder"
+        ) from error
+    return folder
 
 
 def canonical_json(data: Any) -> bytes:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifacts import Engine, EngineFacts, OnnxModel, cache_dir, sha256_file, write_json
+from edgecnn.artifacts import Engine, EngineFacts, OnnxModel, cache_dir, cache_folder, sha256_file, write_json
 from edgecnn.engine import Batch, BuildConfig, build, ready
 from edgecnn.engine.device import Device, device
-from edgecnn.errors import OutputError, UserError
+from edgecnn.errors import UserError
 from edgecnn.onnxio import data_path
 from edgecnn.pack import add_engines, check_destination
 from edgecnn.pipeline.config import PipelineConfig
@@ -182,12 +182,7 @@ def rebuilt(
     say(
         f"{folder}: the engine of {variant} does not fit here, and is built anew for this device into {plan}: this takes minutes"
     )
-    try:
-        plan.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {plan.parent}: {error.strerror or error}; EDGECNN_CACHE names another folder"
-        ) from error
+    cache_folder(plan.parent)
     engine = build(model, config, to=plan)
     for text in unsound({variant: engine}):
         say(text)

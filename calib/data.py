@@ -276,7 +276,9 @@ def open_samples(source: Any, preprocess: Preprocess, limit: int | None = None, 
         if path.suffix.lower() in (".npz", ".npy"):
             return ArrayFile(path, limit=limit, input_name=input_name)
         return ImageFolder(path, preprocess, limit=limit, input_name=input_name)
-    return InMemory(source, input_name=input_name)
+    if not isinstance(source, Iterable):
+        raise DataError(f"calibration source {source!r} is neither a path nor an iterable of arrays")
+    return InMemory(spread(tuple(source), limit), input_name=input_name)
 
 
 def spread(items: tuple[Any, ...], limit: int | None) -> tuple[Any, ...]:

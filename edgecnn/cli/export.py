@@ -158,6 +158,8 @@ def _print(outcome: Outcome) -> None:
 
     bundle = outcome.bundle
     print_report(outcome.report)
+    if nodes := outcome.nodes:
+        console().print(f"simplified: {nodes['after']} nodes, {nodes['before']} as exported", markup=False)
     base = bundle.manifest.files[bundle.variants["fp32"].file].bytes
     rows = []
     for name, variant in bundle.variants.items():

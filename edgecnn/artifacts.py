@@ -129,7 +129,8 @@ class EngineFacts:
 
     Attributes:
         flavour: ``tensorrt`` or ``tensorrt-rtx``; ``version``: of it, which must be the same where the plan is loaded.
-        cuda: that the flavour was made for; ``driver_cuda``: newest that the builder's driver takes, "" without a GPU.
+        cuda: that the flavour was made for; ``driver_cuda``: newest that the builder's driver takes; ``driver``: its version;
+            both "" without a GPU.
         compute_capabilities: of the GPUs that it was built for (``8.7``).
         platform: operating system and processor (``linux-x86_64``).
         precision: of the graph.
@@ -155,6 +156,7 @@ class EngineFacts:
     seconds: float
     audit: Mapping[str, Any]
     speed: EngineSpeed | None = None
+    driver: str = ""
 
     def __post_init__(self) -> None:
         """Freeze the mappings."""
@@ -173,6 +175,7 @@ class EngineFacts:
             "version": self.version,
             "cuda": self.cuda,
             "driver_cuda": self.driver_cuda,
+            "driver": self.driver,
             "compute_capabilities": list(self.compute_capabilities),
             "platform": self.platform,
             "precision": self.precision,

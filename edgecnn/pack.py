@@ -156,15 +156,16 @@ def add_engines(bundle: Bundle, engines: Sequence[tuple[str, Engine]], *, notes:
     """Put engines into a bundle, whole or not at all, and open it; one of the same variant and flavour is replaced.
 
     Args:
-        bundle: on disk; its other files are copied as they are.
+        bundle: on disk, as it is now: what others put into it since it was opened stays. Its other files are copied as they are.
         engines: (variant, engine), built from that variant's graph.
         notes: for the manifest, ``<about what>: ...``; older ones about the same are replaced.
 
     Raises:
         OutputError: the bundle's folder cannot be written, or holds files that are not the bundle's.
         UserError: an unknown variant; an engine of another graph; a plan that is gone or changed.
-        BundleError: the bundle was changed meanwhile.
+        BundleError: the bundle is not whole any more.
     """
+    bundle = Bundle.open(bundle.path, allow_unverified=True)
     manifest, path = bundle.manifest, bundle.path
     for variant, engine in engines:
         if engine.facts.model_sha256 != _model_sha256(bundle, variant):
@@ -191,14 +192,15 @@ def add_results(bundle: Bundle, results: Mapping[str, Mapping[str, Any]]) -> Bun
     """Put JSON documents into a bundle's ``results/``, whole or not at all, and open it; those of the same name are replaced.
 
     Args:
-        bundle: on disk; its other files are kept as they are.
+        bundle: on disk, as it is now: what others put into it since it was opened stays. Its other files are kept as they are.
         results: path below ``results/`` (``orin/verify.json``) -> document.
 
     Raises:
         OutputError: the bundle's folder cannot be written, or holds files that are not the bundle's.
         BundlePathError: a name that leads elsewhere.
-        BundleError: the bundle was changed meanwhile.
+        BundleError: the bundle is not whole any more.
     """
+    bundle = Bundle.open(bundle.path, allow_unverified=True)
     manifest, path = bundle.manifest, bundle.path
     named = {bundle_path(f"{RESULTS}/{name}"): dict(document) for name, document in results.items()}
     with replace_directory(path, force=True, foreign=_foreign) as folder:

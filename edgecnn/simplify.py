@@ -104,7 +104,12 @@ def simplify(
     lineage = Lineage(
         stage="simplify",
         tools=_versions("onnxsim", "onnx", "onnx-ir", "onnxruntime"),
-        config={**asdict(config), "passes": list(config.passes), "changes": dict(work.changes)},
+        config={
+            **asdict(config),
+            "passes": list(config.passes),
+            "changes": dict(work.changes),
+            "nodes": {"before": model.nodes, "after": sum(1 for _ in work.graph.graph)},
+        },
         inputs={"model": model.sha256},
         notes=tuple(work.notes),
     )

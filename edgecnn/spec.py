@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
@@ -117,6 +118,8 @@ class Preprocess:
             )
         if not all(v > 0 for v in self.std):
             raise SpecError(f"preprocess: std {self.std} must be positive")
+        if not all(math.isfinite(v) for v in (*self.mean, *self.std)):
+            raise SpecError(f"preprocess: mean {self.mean} and std {self.std} must be finite numbers")
 
     @property
     def channels(self) -> int:

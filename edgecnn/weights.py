@@ -149,10 +149,22 @@ def _tensors(data: Any, path: Path) -> dict[str, Tensor]:
             f"{path} is not a state_dict: {len(strange)} of its {len(data)} entries are not named tensors: {named}; "
             f"parameters may also be nested under {', '.join(NESTED)}"
         )
-    broken = [key for key, value in data.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if unusable := [key for key, value in data.items() if value.is_meta or value.layout != torch.strided]:
+        raise WeightsError(
+            f"{path} holds {len(unusable)} tensors without values of their own or sparse ones ({_listed(unusable)}): save the "
+            "parameters as they are used, dense and on a device"
+        )
+    broken = [key for key, value in data.items() if not _finite(value)]
     if broken:
         raise WeightsError(f"{path} holds NaN or infinity in {len(broken)} tensors: {_listed(broken)}")
     return dict(data)
+
+
+def _finite(value: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity; types of 8 bits are looked at as float32, which PyTorch can compare."""
+    if not value.is_floating_point():
+        return True
+    return bool((value.float() if value.element_size() == 1 else value).isfinite().all())
 
 
 def _described(data: Any) -> str:

@@ -127,17 +127,29 @@ def _exclusive(part: Path) -> Iterator[IO[bytes]]:
 
     An empty file is not left behind.
     """
-    with part.open("ab") as stream:
-        with suppress(ImportError):  # no fcntl on Windows, where two downloads at once are the user's to avoid
-            import fcntl
+    while True:
+        with part.open("ab") as stream:
+            with suppress(ImportError):  # no fcntl on Windows, where two downloads at once are the user's to avoid
+                import fcntl
 
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        try:
-            yield stream
-        finally:
-            with suppress(OSError):
-                if part.stat().st_size == 0:
-                    part.unlink()
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            if not _is_at(stream, part):
+                continue  # the one that was waited for has moved it into place, or removed it
+            try:
+                yield stream
+            finally:
+                with suppress(OSError):
+                    if part.stat().st_size == 0:
+                        part.unlink()
+            return
+
+
+def _is_at(stream: IO[bytes], path: Path) -> bool:
+    """Whether the file that is open is the one that a path names now."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _fill(stream: IO[bytes], url: str, path: Path, sha256: str, progress: Progress, config: DownloadConfig) -> None:

@@ -82,10 +82,12 @@ def parse_weights(spec: ModelSpec, text: str, *, brings_own: bool = False) -> So
         brings_own: the network has parameters of its own, which are then the default.
 
     Raises:
-        WeightsError: it is none of these; the message lists what the model has.
+        WeightsError: it is none of these; the message lists what the model has. Or the seed is too large.
     """
     kind, colon, seed = text.partition(":")
     if kind == "random" and (seed.isdecimal() or not colon):
+        if len(seed) > 18:  # torch takes 64 bits
+            raise WeightsError(f"{text!r}: the seed has {len(seed)} digits, at most 18 are taken")
         return Random(int(seed or 0))
     default = text.lower() == "default"
     if default and brings_own:

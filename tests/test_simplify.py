@@ -165,6 +165,7 @@ def test_an_export_is_simplified_and_keeps_its_names(exported: OnnxModel, tmp_pa
     assert set(last.tools) >= {"onnxsim", "onnxruntime"}
     assert last.config["changes"] == dict(made.changes)
     assert last.config["onnxsim"] is True
+    assert last.config["nodes"] == {"before": exported.nodes, "after": made.model.nodes}
     assert made.changes["onnxsim"] == 0
     assert last.notes == made.notes == ()
 

@@ -168,12 +168,20 @@ def test_a_truncated_file_is_an_error(tmp_path: Path, name: str) -> None:
             {"fc.weight": torch.tensor([1.0, float("nan")]), "fc.bias": torch.zeros(1)},
             "NaN or infinity in 1 tensors: fc.weight",
         ),
+        ({"a": torch.zeros(2), "b": torch.zeros(2, device="meta")}, r"1 tensors without values .* sparse ones \(b\)"),
+        ({"a": torch.eye(3).to_sparse()}, r"sparse ones \(a\)"),
+        ({"a": torch.full((2,), float("nan")).to(torch.float8_e4m3fn)}, "NaN or infinity in 1 tensors: a"),
     ],
 )
 def test_what_is_no_state_dict_is_described(tmp_path: Path, data: Any, message: str) -> None:
     torch.save(data, tmp_path / "net.pth")
     with pytest.raises(WeightsError, match=message):
         read(tmp_path / "net.pth")
+
+
+def test_floats_of_8_bits_are_read(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(3).to(torch.float8_e4m3fn)}, tmp_path / "net.pth")
+    assert read(tmp_path / "net.pth")["a"].float().tolist() == [1, 1, 1]
 
 
 def test_missing_files_and_other_kinds_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,6 +131,31 @@ def test_a_later_run_resumes_what_an_earlier_one_left(server: Server, cache: Pat
     path, _ = get(server)
     assert path.read_bytes() == CONTENT
     assert server.ranges[-1] == f"bytes={left}-"
+    assert files(cache) == ["net.pth"]
+
+
+def test_a_download_that_waited_for_one_that_came_to_nothing(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one holds the lock, fails before a byte is there, and removes the empty file that the second one has open."""
+    fcntl = pytest.importorskip("fcntl")
+    flock, waiting, found = fcntl.flock, threading.Event(), list[Path]()
+
+    def noted(*arguments: Any) -> None:
+        waiting.set()
+        flock(*arguments)
+
+    cache.mkdir(parents=True)
+    part = cache / "net.pth.part"
+    with part.open("ab") as first:
+        flock(first, fcntl.LOCK_EX)
+        monkeypatch.setattr(fcntl, "flock", noted)
+        second = threading.Thread(target=lambda: found.append(get(server)[0]))
+        second.start()
+        assert waiting.wait(10)
+        part.unlink()
+    second.join(30)
+    assert [path.read_bytes() == CONTENT for path in found] == [True]
     assert files(cache) == ["net.pth"]
 
 

@@ -121,8 +121,15 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        return _fail(f"unexpected {text} (run again with --debug for the traceback)", type(error).__name__, 1, as_json)
+        return _fail(_foreign_text(error), type(error).__name__, 1, as_json)
+
+
+def _foreign_text(error: Exception) -> str:
+    """Return an error that no stage has put into words: the system's own reason and place, or that it is a fault of ours."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"unexpected {text} (run again with --debug for the traceback)"
 
 
 def _usage_text(error: click.UsageError) -> str:

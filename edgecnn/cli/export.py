@@ -109,7 +109,7 @@ def _spec(model: str, options: dict[str, Any]) -> ModelSpec:
     from edgecnn import zoo
 
     given = {name: options[name] for name in ("input_size", "mean", "std") if options[name] is not None}
-    if ":" in model:
+    if ":" in model or model.endswith(".py"):
         labels = str(options["labels"] or "")
         return zoo.user_spec(model, num_classes=options["num_classes"], labels=labels, **given)
     if options["labels"]:
@@ -159,6 +159,8 @@ def _print(outcome: Outcome) -> None:
 
     bundle = outcome.bundle
     print_report(outcome.report)
+    if nodes := outcome.nodes:
+        console().print(f"simplified: {nodes['after']} nodes, {nodes['before']} as exported", markup=False)
     base = bundle.manifest.files[bundle.variants["fp32"].file].bytes
     rows = []
     for name, variant in bundle.variants.items():

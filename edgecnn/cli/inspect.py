@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edgecnn.cli.output import common_options, console, emit, number, table, warn
+from edgecnn.cli.placement import print_decisions
 
 __all__ = ["command"]
 
@@ -24,6 +25,10 @@ def command(path: Path, layers: bool, as_json: bool) -> None:
 
     if not path.exists():
         raise UserError(f"there is nothing at {path}: give the folder of a bundle, or an ONNX file")
+    if layers and not path.is_dir():
+        raise click.UsageError(
+            f"--layers is for bundles: {path} holds no decisions; 'edgecnn quantize --layers' shows its own"
+        )
     found = inspect_bundle(path) if path.is_dir() else inspect_onnx(path)
     for text in found.get("warnings", ()):
         warn(text)
@@ -144,8 +149,4 @@ def _print_layers(variants: dict[str, Any]) -> None:
         warn("no variant of this bundle is quantized, so there are no decisions to show")
     for name, decisions in decided.items():
         if decisions:
-            table(
-                ("node", "operator", "INT8", "reason"),
-                [(d["node"], d["op"], "yes" if d["quantized"] else "no", d["reason"]) for d in decisions],
-                title=name,
-            )
+            print_decisions(decisions, name)

@@ -10,6 +10,7 @@ import click
 
 from edgecnn.cli.options import InputSize, Triple, quantize_config, quantize_options, usage
 from edgecnn.cli.output import common_options, console, emit, progress_bar
+from edgecnn.cli.placement import print_decisions
 
 if TYPE_CHECKING:
     from edgecnn.artifacts import OnnxModel
@@ -28,9 +29,10 @@ __all__ = ["command"]
 @click.option("--mean", type=Triple(), help="[the file's own, else ImageNet's]")
 @click.option("--std", type=Triple(), help="[the file's own, else ImageNet's]")
 @click.option("--input-size", type=InputSize(), help="Where the file leaves it open.")
+@click.option("--layers", is_flag=True, help="Print every node's decision with its reason.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @common_options
-def command(onnx: Path, out: Path, force: bool, as_json: bool, **options: Any) -> None:
+def command(onnx: Path, out: Path, layers: bool, force: bool, as_json: bool, **options: Any) -> None:
     """Quantize an ONNX file to INT8 with explicit Q/DQ."""
     from edgecnn.artifacts import cache_dir, check_writable
     from edgecnn.calib import open_samples
@@ -74,7 +76,9 @@ def command(onnx: Path, out: Path, force: bool, as_json: bool, **options: Any) -
     if result.equalized is not None:
         console().print(str(result.equalized), markup=False)
     counts = f"{placement['quantized']} nodes in INT8, {placement['float']} in float"
-    console().print(f"{out}: {counts}; the reasons: edgecnn inspect {out}", markup=False)
+    if layers:
+        print_decisions(placement["decisions"])
+    console().print(f"{out}: {counts}{'' if layers else '; the reasons: --layers, or --json'}", markup=False)
 
 
 def _preprocess(

@@ -18,7 +18,7 @@ import numpy as np
 
 from edgecnn import zoo
 from edgecnn._version import __version__
-from edgecnn.artifacts import cache_dir, sha256_json, write_json
+from edgecnn.artifacts import cache_dir, cache_folder, sha256_json, write_json
 from edgecnn.bench.device import describe
 from edgecnn.bench.timing import Timing, interleave
 from edgecnn.comparison.points import LeftOut, Measured, Point
@@ -79,7 +79,7 @@ def measure_zoo(points: Sequence[Point], config: ZooConfig, reference: str, prog
                     left_out.append(LeftOut(name=point.name, reason=str(error).splitlines()[0]))
                     progress("measure", done + 1, len(points))
                     continue
-                place.parent.mkdir(parents=True, exist_ok=True)
+                cache_folder(place.parent)
                 write_json(place, row)
             kept[point.name] = row
             progress("measure", done + 1, len(points))

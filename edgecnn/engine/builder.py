@@ -129,6 +129,7 @@ def _describe(
         version=api.version,
         cuda=_cuda(config.target, here),
         driver_cuda=here.driver_cuda if here else "",
+        driver=here.driver if here else "",
         compute_capabilities=_compute_capabilities(config, here),
         platform=f"{platform.system().lower()}-{platform.machine().lower()}",
         precision=model.precision,

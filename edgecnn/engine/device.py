@@ -5,22 +5,28 @@ from __future__ import annotations
 import ctypes
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = ["Device", "device", "memory_available"]
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR (cuda.h)."""
+_MODULE = Path("/sys/module/nvidia/version")
+"""Where Linux says which version of NVIDIA's kernel module is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A GPU: its name, compute capability (``8.7``), memory in bytes, and the newest CUDA its driver takes (``13.0``)."""
+    """A GPU: its name, compute capability (``8.7``), memory in bytes, the newest CUDA its driver takes (``13.0``), and the driver's
+    version (``580.65.06``), "" where the system does not say (only Linux does).
+    """
 
     name: str
     compute_capability: str
     memory: int
     driver_cuda: str
+    driver: str = ""
 
 
 def device() -> Device | None:
@@ -50,7 +56,16 @@ def device() -> Device | None:
         compute_capability=f"{parts[0].value}.{parts[1].value}",
         memory=memory.value,
         driver_cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
+        driver=_driver(),
     )
+
+
+def _driver() -> str:
+    """Return the driver's version."""
+    try:
+        return _MODULE.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def memory_available() -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -44,8 +44,8 @@ class PipelineConfig:
             TensorRT and a GPU are.
         quantize: method, placement, correction; its scheme is chosen by ``target``.
         budget: what quantization may cost: layers return to float until it holds. Measured on the verification images.
-        calib: a folder of images, an .npz or .npy of preprocessed tensors, ``photos``, or images made from the network itself:
-            ``synthetic`` (at most 90 s) or ``synthetic:fast``.
+        calib: a folder of images, an .npz or .npy of preprocessed tensors, an iterable of such tensors, ``photos``, or images made from
+            the network itself: ``synthetic`` (at most 90 s) or ``synthetic:fast``.
         calib_images: how many of them at most.
         deform: how deformable convolutions are written: ``standard`` (ONNX's DeformConv), ``gridsample`` (GridSample and MatMul,
             for runtimes that lack it) or ``plugin`` (``edgecnn::DeformConv2d``, for a TensorRT plugin). ``auto`` is ``gridsample``
@@ -72,7 +72,7 @@ class PipelineConfig:
     target: Target = "auto"
     quantize: QuantizeConfig = field(default_factory=lambda: QuantizeConfig(method=Auto()))
     budget: Budget = field(default_factory=Budget)
-    calib: str = "photos"
+    calib: str | Path | Iterable[Any] = "photos"
     calib_images: int = 128
     deform: Deform = "auto"
     plugins: tuple[Path, ...] = ()
@@ -97,6 +97,12 @@ class PipelineConfig:
         parse_synthetic(self.calib)
         if self.budget and not self.int8:
             raise SpecError(f"{self.budget}: an accuracy budget is for INT8; ask for int8 too")
+        default = QuantizeConfig(method=Auto())
+        idle = [one.name for one in fields(default) if getattr(self.quantize, one.name) != getattr(default, one.name)]
+        if idle and not self.int8:
+            raise SpecError(f"{', '.join(idle)}: how to quantize is for INT8; ask for int8 too")
+        if self.plugins and self.target not in ("tensorrt", "tensorrt-rtx"):
+            raise SpecError("plugins are libraries of an engine's operators: ask for target tensorrt too")
         if self.latency_gate:
             self._check_gate()
 
@@ -160,6 +166,12 @@ class Outcome:
         faster = self.gate is None or bool(self.gate)
         return bool(self.report) and all(self.searches.values()) and sound and faster
 
+    @property
+    def nodes(self) -> Mapping[str, int]:
+        """Nodes of the graph ``before`` and ``after`` simplification; empty where that was left out."""
+        steps = [step for step in self.bundle.manifest.lineage if step.stage == "simplify"]
+        return dict(steps[-1].config["nodes"]) if steps else {}
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         manifest = self.bundle.manifest
@@ -179,6 +191,7 @@ class Outcome:
                 }
                 for name, variant in manifest.variants.items()
             },
+            "nodes": dict(self.nodes),
             "parity": self.report.to_json(),
             "seconds": {step: round(value, 3) for step, value in self.seconds.items()},
             "notes": list(self.notes),

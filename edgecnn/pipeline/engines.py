@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifacts import Engine, EngineFacts, OnnxModel, cache_dir, sha256_file, write_json
+from edgecnn.artifacts import Engine, EngineFacts, OnnxModel, cache_dir, cache_folder, sha256_file, write_json
 from edgecnn.engine import Batch, BuildConfig, build, ready
 from edgecnn.engine.device import Device, device
-from edgecnn.errors import OutputError, UserError
+from edgecnn.errors import SpecError, UserError
 from edgecnn.onnxio import data_path
 from edgecnn.pack import add_engines, check_destination
 from edgecnn.pipeline.config import PipelineConfig
@@ -151,8 +151,8 @@ def rebuilt(
 ) -> tuple[Path, EngineFacts]:
     """Build an engine of a bundle's graph for this device, because the bundle's does not fit: a value for ``TensorRtOptions.rebuild``.
 
-    The bundle stays as it is. The plan is kept in the cache folder (``EDGECNN_CACHE``) by what decides it: graph, configuration, flavour,
-    version and GPU.
+    The bundle stays as it is. The plan is kept in the cache folder (``EDGECNN_CACHE``) by what decides it: graph, configuration, plugins,
+    flavour, version and GPU.
 
     Args:
         folder: of the bundle.
@@ -172,7 +172,14 @@ def rebuilt(
     here, model = device(), model_of(bundle, variant)
     config = config_for(facts, options, here)
     gpu = [here.name, here.compute_capability] if here else []
-    parts = {"graph": model.sha256, "config": config.to_json(), "version": ready(config).version, "gpu": gpu}
+    libraries = [sha256_file(path) for path in config.plugins if path.is_file()]
+    parts = {
+        "graph": model.sha256,
+        "config": config.to_json(),
+        "plugins": libraries,
+        "version": ready(config).version,
+        "gpu": gpu,
+    }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     plan = cache_dir() / "engines" / key / engine_file(variant, options.flavour)
     kept = _kept(plan)
@@ -182,12 +189,7 @@ def rebuilt(
     say(
         f"{folder}: the engine of {variant} does not fit here, and is built anew for this device into {plan}: this takes minutes"
     )
-    try:
-        plan.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {plan.parent}: {error.strerror or error}; EDGECNN_CACHE names another folder"
-        ) from error
+    cache_folder(plan.parent)
     engine = build(model, config, to=plan)
     for text in unsound({variant: engine}):
         say(text)
@@ -245,15 +247,21 @@ def _kept(plan: Path) -> EngineFacts | None:
 
 
 def config_for(facts: EngineFacts, options: TensorRtOptions, here: Device | None) -> BuildConfig:
-    """Return how an engine was built, for this device: batch and limits are taken over, what concerns other devices is not."""
+    """Return how an engine was built, for this device: batch and limits are taken over, what concerns other devices is not.
+
+    Raises:
+        SpecError: the manifest's options are none that an engine can be built with.
+    """
     old = facts.options
     batch, dla = old.get("batch"), old.get("dla")
+    limits = {name: old.get(name, default) for name, default in (("workspace", 0), ("level", 3))}
+    if not all(isinstance(value, int) for value in limits.values()):
+        raise SpecError(f"the manifest's options of the engine are not numbers: {limits}: build it again")
     rtx = options.flavour == "tensorrt-rtx"
     return BuildConfig(
         target=options.flavour,
         batch=Batch.parse(batch) if isinstance(batch, str) else None,
-        workspace=int(old.get("workspace", 0)),
-        level=int(old.get("level", 3)),
+        **limits,
         dla=dla if isinstance(dla, int) else None,
         gpus=(here.compute_capability,) if rtx and here else (),
         plugins=options.plugins,

@@ -59,6 +59,7 @@ class EngineRecord:
             lineage=lineage,
             facts=EngineFacts(
                 **texts,
+                driver=read.text("driver", ""),
                 compute_capabilities=read.texts("compute_capabilities"),
                 profile={name: _shapes(value, where) for name, value in read.mapping("profile").items()},
                 options=read.mapping("options"),

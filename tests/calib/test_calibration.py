@@ -166,3 +166,18 @@ def test_array_files(tmp_path: Path) -> None:
     np.save(tmp_path / "bad.npy", array.astype(np.float64))
     with pytest.raises(DataError, match="must hold float32"):
         ArrayFile(tmp_path / "bad.npy")
+
+
+def test_a_damaged_array_file_is_named_whatever_numpy_raises(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "x.npz", input=np.random.default_rng(0).random((4, 3, 8, 8), np.float32))
+    whole = (tmp_path / "x.npz").read_bytes()
+    header = b"\x93NUMPY\x01\x00\x10\x00{'a':((((((((((\n"
+    damaged = {
+        "cut.npz": whole[:-30],
+        "bit.npz": whole[:200] + bytes([whole[200] ^ 255]) + whole[201:],
+        "x.npy": header,
+    }
+    for name, content in damaged.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=rf"{name} cannot be read as \.npy or \.npz: "):
+            ArrayFile(tmp_path / name)

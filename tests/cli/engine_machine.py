@@ -17,7 +17,7 @@ from edgecnn.engine.device import Device
 
 __all__ = ["ORIN", "Machine", "machine"]
 
-ORIN = Device(name="Orin", compute_capability="8.7", memory=32 << 30, driver_cuda="12.6")
+ORIN = Device(name="Orin", compute_capability="8.7", memory=32 << 30, driver_cuda="12.6", driver="540.4.0")
 
 
 class Machine:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def _write_pictures(folder: Path) -> None:
         Image.fromarray(pixels).save(good / f"{index}.png")
     Image.fromarray(photos(1)[0]).save(folder / "cut.jpg")
     (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:300])
+    np.savez(folder / "cut.npz", input=np.zeros((2, 3, 32, 32), np.float32))
+    (folder / "cut.npz").write_bytes((folder / "cut.npz").read_bytes()[:-30])
     for name, rows in (("strange-label", "file,label\n0.png,unicorn\n"), ("no-columns", "picture,class\n0.png,1\n")):
         shutil.copytree(good, folder / name)
         (folder / name / "labels.csv").write_text(rows)
@@ -116,6 +119,9 @@ CASES = {
         "export resnet18 --weights {place}/resnet18-f37072fd.pth -o {out}",
         "its sha256 begins [0-9a-f]{8}, published is f37072fd",
     ),
+    "huge seed": ("export resnet18 --weights random:12345678901234567890 -o {out}", "seed has 20 digits, at most 18"),
+    "mean that is no number": ("export {place}/net.py:build --mean nan,0,0 -o {out}", "must be finite numbers"),
+    "file without a function": (f"export {{place}}/net.py {' '.join(SIZE)} -o {{out}}", "names no function: write"),
     "no such file of a network": ("export {place}/no.py:build -o {out}", r"there is no file .*/no\.py"),
     "no such function": ("export {place}/net.py:bild -o {out}", "bild does not exist; the module defines build"),
     "network that raises": ("export {place}/net.py:Failing -o {out}", "RuntimeError: no such; luck"),
@@ -152,6 +158,10 @@ CASES = {
     "quantize: output folder missing": (
         "quantize {place}/bundle/model.fp32.onnx --calib {place}/good -o {place}/no/out",
         "cannot write .*no/out: ",
+    ),
+    "quantize: damaged tensors": (
+        "quantize {place}/bundle/model.fp32.onnx --calib {place}/cut.npz -o {out}",
+        r"cut\.npz cannot be read as \.npy or \.npz: File is not a zip file",
     ),
     "zero-byte onnx": ("quantize {place}/zero.onnx --calib {place}/good -o {out}", r"zero\.onnx is empty \(0 bytes\)"),
     "text as onnx": ("quantize {place}/text.onnx --calib {place}/good -o {out}", "not a readable ONNX model"),
@@ -282,6 +292,26 @@ def test_a_published_file_in_the_cache_that_is_not_what_was_published(
     assert f"{file} is not the published file" in line
     assert "delete it to download it again" in line
     assert listing(tmp_path) == {file.parent, file}
+
+
+def test_a_cache_that_cannot_be_written(
+    cli: Cli, place: Path, own_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGECNN_CACHE", str(place / "file"))
+    model = place / "bundle" / "model.fp32.onnx"
+    line = cli("quantize", model, "--calib", place / "good", "-o", tmp_path / "out").failed()
+    assert f"cannot write {place / 'file' / 'calibration'}: Not a directory; EDGECNN_CACHE names another folder" in line
+    assert listing(tmp_path) == temporary(own_folders) == set()
+
+
+def test_a_machine_without_room_for_temporary_files(
+    cli: Cli, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no stage has words for is still the system's own reason and place, not a fault of ours."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    line = cli(*arguments(EXPORT, place, tmp_path / "out")).failed()
+    assert re.fullmatch(rf"error: {re.escape(str(tmp_path / 'none'))}/edgecnn-\w+: No such file or directory", line)
+    assert listing(tmp_path) == set()
 
 
 def test_a_full_disk_at_the_end_of_an_export(

@@ -267,6 +267,18 @@ def test_quantize_prints_one_document(cli: Cli, tiny: Path, pictures: list[Path]
     assert cli("inspect", out, "--json").document["int8_layers"] > 0
     plain = cli("quantize", tiny / "model.fp32.onnx", "--calib", pictures[0].parent, "-o", out, "--force")
     assert plain.out.startswith("ranges by ")
+    assert "; the reasons: --layers, or --json" in plain.out
+    shown = cli(
+        *["quantize", "--force", "--effort", "fast", "--layers", "--calib"],
+        pictures[0].parent,
+        "-o",
+        out,
+        tiny / "model.fp32.onnx",
+    ).out
+    (reason,) = {one["reason"] for one in result.document["placement"]["decisions"] if one["op"] == "Conv"}
+    assert reason[:40] in shown
+    assert "the reasons" not in shown
+    assert "'edgecnn quantize --layers' shows its own" in cli("inspect", out, "--layers").failed(2)
     fixed = cli(
         "quantize",
         tiny / "model.fp32.onnx",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from tiny_bundle import photos, write_model, write_tiny
 from edgecnn.artifacts import cache_dir
 from edgecnn.engine import Batch, BuildConfig
 from edgecnn.engine.device import Device
-from edgecnn.errors import BundleCorruptError, EngineMisfitError, UserError
+from edgecnn.errors import BundleCorruptError, EngineMisfitError, SpecError, UserError
 from edgecnn.pack import VariantContents
 from edgecnn.pipeline.engines import build_into, rebuilt
 from edgecnn.runtime import Bundle, Classifier, OrtOptions, TensorRtOptions, TensorRtSession, load
@@ -138,6 +139,32 @@ def test_a_plan_is_rebuilt_once_and_kept(bundle: Bundle, machine: Machine, caplo
     assert run() == 1
     assert len(list((cache_dir() / "engines").rglob("*.plan"))) == 2
     assert {path: path.read_bytes() for path in bundle.path.iterdir()} == before
+
+
+def test_a_kept_plan_is_of_the_plugins_that_it_was_built_with(bundle: Bundle, machine: Machine, tmp_path: Path) -> None:
+    library = tmp_path / "libmine.so"
+    options = TensorRtOptions(rebuild=rebuilt, plugins=(library,))
+    machine.become("10.16.0")
+    built = []
+    for content in (b"one", b"one", b"another"):
+        library.write_bytes(content)
+        load(bundle.path, "int8", options=options).close()
+        built.append(len(machine.module.configs))
+    assert built == [1, 1, 2]
+    library.unlink()
+    with pytest.raises(UserError, match="no plugin library at"):
+        load(bundle.path, "int8", options=options)
+
+
+@pytest.mark.parametrize("options", [{"workspace": "much"}, {"level": [3]}, {"level": 9}, {"batch": "8:1:2"}])
+def test_options_of_a_manifest_that_no_engine_has(bundle: Bundle, machine: Machine, options: dict[str, Any]) -> None:
+    path = bundle.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["engines"]["int8.tensorrt"]["options"] |= options
+    path.write_text(json.dumps(manifest))
+    machine.become("10.16.0")
+    with pytest.raises(SpecError, match=next(iter(options))):
+        load(bundle.path, "int8", options=TensorRtOptions(rebuild=rebuilt))
 
 
 def test_predict(cli: Cli, bundle: Bundle, machine: Machine, picture: Path) -> None:

@@ -26,7 +26,7 @@ from edgecnn.fp16 import to_fp16
 from edgecnn.onnxio import open_model
 from edgecnn.quantize import QuantizeConfig, quantize
 
-ORIN = Device(name="Orin", compute_capability="8.7", memory=32 << 30, driver_cuda="12.6")
+ORIN = Device(name="Orin", compute_capability="8.7", memory=32 << 30, driver_cuda="12.6", driver="540.4.0")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,13 @@ class Driver:
         part._obj.value = {75: 8, 76: 7}[attribute]
 
 
-def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
-    assert device() == Device(name="Orin", compute_capability="8.7", memory=32 << 30, driver_cuda="12.6")
+    monkeypatch.setattr(device_module, "_MODULE", tmp_path / "version")
+    orin = Device(name="Orin", compute_capability="8.7", memory=32 << 30, driver_cuda="12.6")
+    assert device() == orin
+    (tmp_path / "version").write_text("540.4.0\n")
+    assert device() == replace(orin, driver="540.4.0")
 
 
 @pytest.mark.parametrize(

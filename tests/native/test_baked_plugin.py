@@ -77,6 +77,26 @@ def test_registering_again_exchanges_the_kernels(tensorrt):
     assert (launch.grid_x, launch.grid_y) == (1, 4)  # 65 outputs a group are two tiles
 
 
+def test_what_could_not_be_registered_is_tried_again(tensorrt, monkeypatch):
+    plugin = tensorrt()
+    register, asked = plugin.register, []
+
+    def failing_once(identifier):
+        asked.append(identifier)
+        if asked == [f"edgecnn::{PLAIN}", f"edgecnn::{MODULATED}"]:
+            raise RuntimeError("no memory")
+        return register(identifier)
+
+    monkeypatch.setattr(plugin, "register", failing_once)
+    with pytest.raises(RuntimeError, match="no memory"):
+        deform_conv2d.register("old")
+    deform_conv2d.register("new")
+    shapes = [(3, 8, 9, 10), (6, 4, 3, 2), (3, 48, 4, 11), (6,), (3, 24, 4, 11)]
+    fields = {"stride": [2, 1], "padding": [1, 2, 0, 1], "dilation": [1, 2], "groups": [2], "offset_groups": [4]}
+    assert plugin.build(f"edgecnn::{MODULATED}", shapes, "half", fields)[2] == "new"
+    assert asked.count(f"edgecnn::{PLAIN}") == 1
+
+
 def test_padding_of_the_four_sides_is_in_the_output(tensorrt):
     plugin = tensorrt()
     deform_conv2d.register("ptx")

@@ -14,12 +14,14 @@ import torch
 from small_job import SPEC
 from torch import nn
 
-from edgecnn.errors import BundleUnverifiedError, OutputError, SpecError
+from edgecnn.calib import Auto
+from edgecnn.errors import BundleUnverifiedError, DataError, OutputError, SpecError
 from edgecnn.export import ExportConfig
 from edgecnn.models.deformable import deform_conv2d
 from edgecnn.onnxio import load_ir, save_ir
 from edgecnn.pipeline import Outcome, PipelineConfig, run
 from edgecnn.pipeline import variants as variants_module
+from edgecnn.quantize import QuantizeConfig
 from edgecnn.runtime import Bundle, Classifier, load
 
 CAT = Path(__file__).parents[1] / "data" / "cat.jpg"
@@ -68,6 +70,8 @@ def test_every_variant_is_made_verified_and_traced(tmp_path: Path) -> None:
     assert {"fp16-emulated", "int8-fp16-emulated"} <= set(stages), (
         "FP16 is judged with its rounding, not as a CPU runs it"
     )
+    assert outcome.to_json()["nodes"] == dict(outcome.nodes) == manifest.lineage[-1].config["nodes"]
+    assert outcome.nodes["before"] >= outcome.nodes["after"] == manifest.variants["fp32"].nodes
     with Classifier(tmp_path / "net", "int8") as int8, Classifier(tmp_path / "net", "fp32") as exact:
         assert int8(CAT)[0].index == exact(CAT)[0].index
 
@@ -147,6 +151,16 @@ def test_a_second_run_reuses_the_calibration(tmp_path: Path, monkeypatch: pytest
     }
 
 
+def test_calibration_on_tensors_at_hand(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    tensors = (draw.standard_normal((3, 32, 32), np.float32) for _ in range(12))
+    used = job(tmp_path / "net", calib=tensors, target="tensorrt").bundle.manifest.calibration
+    assert used is not None
+    assert (used["kind"], used["count"]) == ("tensors", QUICK.calib_images)
+    with pytest.raises(DataError, match="calibration source 5 is neither a path nor an iterable of arrays"):
+        job(tmp_path / "other", calib=5)
+
+
 def test_an_existing_destination_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "precious.txt").write_text("mine")
@@ -160,6 +174,11 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         PipelineConfig(deform="dcn")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="verify_images"):
         PipelineConfig(verify_images=0)
+    with pytest.raises(SpecError, match=r"^keep_float, effort: how to quantize is for INT8; ask for int8 too$"):
+        PipelineConfig(quantize=QuantizeConfig(method=Auto(), effort="fast", keep_float=("fc",)), fp16=True)
+    with pytest.raises(SpecError, match="plugins are libraries of an engine's operators: ask for target tensorrt too"):
+        PipelineConfig(plugins=(Path("mine.so"),), target="cpu")
+    assert PipelineConfig(plugins=(Path("mine.so"),), target="tensorrt").plugins
 
 
 def test_the_bundle_opens_as_written(tmp_path: Path) -> None:

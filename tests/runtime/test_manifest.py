@@ -95,8 +95,8 @@ def test_speeds_on_other_backends(data: dict[str, Any]) -> None:
 
 ENGINE: dict[str, Any] = {
     "file": "engine.fp32.tensorrt-rtx.plan", "variant": "fp32", "flavour": "tensorrt-rtx", "version": "1.7.1.116",
-    "cuda": "13", "driver_cuda": "", "compute_capabilities": ["8.6"], "platform": "linux-x86_64", "precision": "fp32",
-    "profile": {"input": [[1, 3, 32, 32], [8, 3, 32, 32], [32, 3, 32, 32]]}, "options": {"batch": "1:8:32"},
+    "cuda": "13", "driver_cuda": "", "driver": "580.65.06", "compute_capabilities": ["8.6"], "platform": "linux-x86_64",
+    "precision": "fp32", "profile": {"input": [[1, 3, 32, 32], [8, 3, 32, 32], [32, 3, 32, 32]]}, "options": {"batch": "1:8:32"},
     "model_sha256": "0" * 64, "timing_cache_sha256": "", "seconds": 0.5, "audit": {"passed": True}, "lineage": [],
     "speed": {"milliseconds": 1.5, "ratio": 0.6, "baseline": "fp16", "gpu": "RTX (8.6)"},
 }  # fmt: skip
@@ -119,8 +119,10 @@ def test_engines_round_trip_and_old_bundles_have_none(data: dict[str, Any]) -> N
     assert manifest.engines["fp32.tensorrt-rtx"].facts.profile["input"][2] == (32, 3, 32, 32)
     assert manifest.engines["fp32.tensorrt-rtx"].facts.passed
     del changed["engines"]["fp32.tensorrt-rtx"]["speed"]  # as it was before engines were measured
+    del changed["engines"]["fp32.tensorrt-rtx"]["driver"]  # and before the driver was asked
     jsonschema.validate(changed, schema())
-    assert Manifest.from_json(changed).engines["fp32.tensorrt-rtx"].facts.speed is None
+    older = Manifest.from_json(changed).engines["fp32.tensorrt-rtx"].facts
+    assert (older.speed, older.driver) == (None, "")
     old = copy(data)
     del old["engines"]
     jsonschema.validate(old, schema())

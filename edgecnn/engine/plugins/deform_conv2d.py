@@ -31,7 +31,7 @@ OUTPUTS, POSITIONS, THREADS = 64, 64, 256
 
 INPUTS = ("image", "weight", "offset", "bias")
 ATTRIBUTES = ("stride", "padding", "dilation", "groups", "offset_groups")
-_STATE: dict[str, str] = {}  # "ptx" -> what aot_impl hands out; set when the plugins are registered
+_STATE: dict[str, str] = {}  # "ptx" -> what aot_impl hands out; names of the plugins that are registered
 
 
 def register(ptx: str) -> None:
@@ -51,11 +51,11 @@ def register(ptx: str) -> None:
             f"baking a kernel into an engine needs TensorRT 10.9 or newer, found {version}: "
             "compile the plugin's library instead (edgecnn plugin build)"
         )
-    first = not _STATE
     _STATE["ptx"] = ptx
-    if first:
-        _register(trtp, PLAIN, INPUTS)
-        _register(trtp, MODULATED, (*INPUTS, "mask"))
+    for name, inputs in ((PLAIN, INPUTS), (MODULATED, (*INPUTS, "mask"))):
+        if name not in _STATE:
+            _register(trtp, name, inputs)
+            _STATE[name] = "registered"
 
 
 def _register(trtp: Any, name: str, inputs: tuple[str, ...]) -> None:

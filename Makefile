@@ -34,8 +34,10 @@ system: ## the Debian packages that some tests need (as root, with apt-get)
 	(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null) \
 	|| echo "apt-get failed: some tests will be skipped without" $$missing
 
-test: setup $(if $(CI),system) ## the tests
-	$(BIN)/python -m pytest
+JOBS ?= 2
+
+test: setup $(if $(CI),system) ## the tests, in two processes (JOBS=8 where there are cores and 2 GB of memory for each)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 check: lint types ## ruff, ruff format, mypy --strict, layering
 

@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.artifacts import OnnxModel, atomic_file, cache_folder, canonical_json, sha256_json
+from edgecnn.artifacts import OnnxModel, cache_folder, canonical_json, sha256_json
 from edgecnn.calib.collect import collect
 from edgecnn.calib.data import Samples
 from edgecnn.calib.histogram import BINS, Histogram
@@ -26,6 +26,7 @@ from edgecnn.calib.ranges import FORMAT as RANGES_FORMAT
 from edgecnn.calib.ranges import Ranges
 from edgecnn.errors import DataError
 from edgecnn.progress import Progress, silent
+from edgecnn.writing import atomic_file
 
 __all__ = ["Statistics", "calibrate", "collect_statistics"]
 

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecnn.artifacts import atomic_file, cache_folder, canonical_json, sha256_json
+from edgecnn.artifacts import cache_folder, canonical_json, sha256_json
 from edgecnn.calib.data import Photos, Samples
 from edgecnn.errors import DataError, SpecError
 from edgecnn.optional import need
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.preprocess import normalize
 from edgecnn.spec import Preprocess
+from edgecnn.writing import atomic_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from edgecnn.artifacts import Lineage, OnnxModel, atomic_file, sha256_file
+from edgecnn.artifacts import Lineage, OnnxModel, sha256_file
 from edgecnn.errors import GraphError, OutputError, UserError
 from edgecnn.optional import need
 from edgecnn.spec import Dim, TensorSpec
+from edgecnn.writing import atomic_file
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -213,8 +214,21 @@ def scratch_file(model: ir.Model) -> Iterator[Path]:
         path = Path(folder.name) / "model.onnx"
         _save_external(model, path)
         del model
-        release_memory()
+        _owe(sum(file.stat().st_size for file in path.parent.iterdir()))
         yield path
+
+
+DEBT = 32 << 20
+"""Bytes of graphs that may lie about uncollected: a collection takes a quarter of a second in a process that has loaded PyTorch."""
+
+_owed: list[int] = []
+
+
+def _owe(size: int) -> None:
+    """Note that a graph of so many bytes is no longer used, and collect once that adds up."""
+    _owed.append(size)
+    if sum(_owed) > DEBT:
+        release_memory()
 
 
 def release_memory() -> None:
@@ -223,6 +237,7 @@ def release_memory() -> None:
     A graph is a web of references in circles, which holds its weights until they are collected; and glibc keeps what is freed below
     what is not, which is a gigabyte after a few graphs of ResNet-152.
     """
+    _owed.clear()
     gc.collect()
     trim_memory()
 

@@ -13,16 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgecnn.artifacts import (
-    Engine,
-    Lineage,
-    OnnxModel,
-    check_replaceable,
-    replace_directory,
-    sha256_file,
-    write_bytes,
-    write_json,
-)
+from edgecnn.artifacts import Engine, Lineage, OnnxModel, sha256_file
 from edgecnn.errors import SpecError, UserError
 from edgecnn.onnxio import data_path, load_ir, save_ir
 from edgecnn.runtime.bundle import GOLDEN, PARITY, RANGES, RESULTS, Bundle
@@ -33,6 +24,7 @@ from edgecnn.runtime.manifest import MANIFEST, Embedded, FileRecord, Labels, Man
 from edgecnn.runtime.preprocess import fit, normalize
 from edgecnn.runtime.session import Array, Session
 from edgecnn.spec import ModelSpec, Preprocess
+from edgecnn.writing import check_replaceable, replace_directory, write_bytes, write_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,7 +117,7 @@ def pack(destination: Path, contents: BundleContents, *, force: bool = False) ->
     """Write a bundle, whole or not at all, and open it.
 
     Files are written beside ``destination`` and moved into place in one step (see
-    :func:`edgecnn.artifacts.replace_directory`); ``manifest.json`` is the last of them.
+    :func:`edgecnn.writing.replace_directory`); ``manifest.json`` is the last of them.
 
     Args:
         destination: the folder to write; missing parents are created.

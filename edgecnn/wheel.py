@@ -16,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgecnn._version import __version__
-from edgecnn.artifacts import write_bytes
 from edgecnn.errors import UserError
+from edgecnn.writing import write_bytes
 
 __all__ = ["wheel_bytes", "wheel_name", "write_wheel"]
 

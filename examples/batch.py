@@ -19,9 +19,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecnn.artifacts import write_bytes
 from edgecnn.errors import DataError, EdgecnnError
 from edgecnn.runtime import Batching, Classifier, Prediction, Service, Wait
+from edgecnn.writing import write_bytes
 
 COLUMNS = ["file", "index", "label", "probability", "error"]
 ANY_BYTES = "surrogateescape"

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+FIRST = ("test_readme", "native_cpp")
+"""What takes minutes: begun first, so that no worker is left with it alone in the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests on one worker, since they share what it sets up, and those of C++ too, which build it once."""
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        name = "native_cpp" if item.path.parent.name == "native_cpp" else item.path.stem
+        groups.setdefault(name if name in FIRST else str(item.path), []).append(item)
+    for name, members in groups.items():
+        for item in members:
+            item.add_marker(pytest.mark.xdist_group(name))
+    ordered = sorted(groups.items(), key=lambda group: group[0] not in FIRST)
+    items[:] = [item for _, members in ordered for item in members]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collect_quickly() -> Iterator[None]:
+    """Keep the garbage collector from walking through PyTorch each time that edgecnn collects a graph, which is often with small ones."""
+    gc.collect()
+    gc.freeze()
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -16,20 +16,10 @@ from typing import Any
 
 import pytest
 
-from edgecnn import artifacts
-from edgecnn.artifacts import (
-    Lineage,
-    atomic_file,
-    cache_dir,
-    canonical_json,
-    check_writable,
-    replace_directory,
-    sha256_file,
-    sha256_json,
-    write_bytes,
-    write_json,
-)
+from edgecnn import writing
+from edgecnn.artifacts import Lineage, cache_dir, canonical_json, sha256_file, sha256_json
 from edgecnn.errors import OutputError
+from edgecnn.writing import atomic_file, check_writable, replace_directory, write_bytes, write_json
 
 
 def anything(_: Path) -> str:
@@ -123,14 +113,14 @@ def test_a_folder_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> N
 
 
 def test_created_in_the_last_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = artifacts._renameat2
+    real = writing._renameat2
 
     def late(source: Path, target: Path, flag: int) -> bool:
         target.mkdir()
         (target / "theirs").touch()
         return real(source, target, flag)
 
-    monkeypatch.setattr(artifacts, "_renameat2", late)
+    monkeypatch.setattr(writing, "_renameat2", late)
     with pytest.raises(OutputError, match="created by someone else in the meantime"):
         put(tmp_path / "a", "1", force=False)
     assert others(tmp_path / "a") == ["theirs"]
@@ -159,7 +149,7 @@ def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
 
 
 def test_without_renameat2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "_renameat2", lambda *_: False)
+    monkeypatch.setattr(writing, "_renameat2", lambda *_: False)
     put(tmp_path / "a", "1", force=False)
     put(tmp_path / "a", "2")
     assert version_of(tmp_path / "a") == "2"
@@ -231,14 +221,14 @@ WRITER = """
 import sys
 import time
 from pathlib import Path
-from edgecnn import artifacts
+from edgecnn import writing
 if sys.argv[3] == "fallback":
-    artifacts._renameat2 = lambda *_: False
+    writing._renameat2 = lambda *_: False
 start = time.perf_counter()
 for turn in range(10**6):
     if turn == 2:
         print((time.perf_counter() - start) / 2, flush=True)
-    with artifacts.replace_directory(Path(sys.argv[1]), force=True, foreign=lambda _: "") as folder:
+    with writing.replace_directory(Path(sys.argv[1]), force=True, foreign=lambda _: "") as folder:
         (folder / "sub").mkdir()
         for index in range(8):
             (folder / "sub" / str(index)).write_text(f"{sys.argv[2]}-{turn}")
@@ -284,17 +274,17 @@ def test_killed_at_any_moment_of_the_fallback(tmp_path: Path) -> None:
 STEPS = """
 import os, signal, sys
 from pathlib import Path
-from edgecnn import artifacts
+from edgecnn import writing
 left = int(sys.argv[2])
 def trace(frame, event, argument):
     global left
-    if frame.f_code.co_filename == artifacts.__file__ and event == "line":
+    if frame.f_code.co_filename == writing.__file__ and event == "line":
         left -= 1
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
     return trace
 sys.settrace(trace)
-with artifacts.replace_directory(Path(sys.argv[1]), force=True, foreign=lambda _: "") as folder:
+with writing.replace_directory(Path(sys.argv[1]), force=True, foreign=lambda _: "") as folder:
     for index in range(2):
         (folder / str(index)).write_text("new")
 sys.settrace(None)
@@ -337,7 +327,7 @@ def test_full_disk(tmp_path: Path) -> None:
     code = """
         import resource, signal, sys
         from pathlib import Path
-        from edgecnn.artifacts import replace_directory, write_bytes
+        from edgecnn.writing import replace_directory, write_bytes
         from edgecnn.errors import OutputError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
@@ -373,7 +363,7 @@ def as_nobody(code: str, *arguments: str) -> str:
     prefix = """
 import ctypes, fcntl, os, sys
 from pathlib import Path
-from edgecnn.artifacts import replace_directory, write_bytes
+from edgecnn.writing import replace_directory, write_bytes
 from edgecnn.errors import OutputError
 if os.geteuid() == 0:
     os.setgid(65534)

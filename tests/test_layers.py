@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Lowest line first. A module may import its own package and any line below its own.
 LAYERS = (
     ("errors", "progress", "optional", "spec", "_version"),
+    ("writing",),
     ("artifacts",),
     ("runtime", "onnxio"),
     ("models", "calib", "weights", "native", "wheel"),

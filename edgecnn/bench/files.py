@@ -8,8 +8,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifacts import atomic_file
 from edgecnn.bench.result import BenchResult, Run
+from edgecnn.writing import atomic_file
 
 __all__ = ["csv_text", "write_csv"]
 

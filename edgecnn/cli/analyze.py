@@ -34,8 +34,8 @@ def command(
     the noise of this layer alone. The layer that costs the logits most comes first; restored are the logits with it in float.
     """
     from edgecnn.analysis import analyze
-    from edgecnn.artifacts import check_writable
     from edgecnn.report import write_page
+    from edgecnn.writing import check_writable
 
     if html is not None:
         check_writable(html)

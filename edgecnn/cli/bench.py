@@ -121,12 +121,12 @@ def command(bundles: tuple[Path, ...], as_json: bool, csv_file: Path | None, htm
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
     from functools import partial
 
-    from edgecnn.artifacts import check_writable
     from edgecnn.bench import bench
     from edgecnn.bench.files import write_csv
     from edgecnn.pipeline.engines import rebuilt
     from edgecnn.report import write_bench_page
     from edgecnn.runtime import Bundle
+    from edgecnn.writing import check_writable
 
     for place in (csv_file, html):
         if place is not None:

@@ -48,7 +48,7 @@ def command(bundles: tuple[Path, ...], of_zoo: bool, as_json: bool, **options: A
 
     Networks on the Pareto front are marked: no other one is at least as accurate and cheaper.
     """  # noqa: D301 -- click's mark for lines that stay as they are is a real backspace
-    from edgecnn.artifacts import check_writable
+    from edgecnn.writing import check_writable
 
     if bool(bundles) == of_zoo:
         raise click.UsageError("Give either bundles or --zoo.")

@@ -34,12 +34,13 @@ __all__ = ["command"]
 @common_options
 def command(onnx: Path, out: Path, layers: bool, force: bool, as_json: bool, **options: Any) -> None:
     """Quantize an ONNX file to INT8 with explicit Q/DQ."""
-    from edgecnn.artifacts import cache_dir, check_writable
+    from edgecnn.artifacts import cache_dir
     from edgecnn.calib import open_samples
     from edgecnn.calib.synthetic import parse_synthetic
     from edgecnn.errors import DataError, OutputError
     from edgecnn.onnxio import open_model
     from edgecnn.quantize import quantize
+    from edgecnn.writing import check_writable
 
     config = quantize_config(options, options["scheme"])
     with usage():

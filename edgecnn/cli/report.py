@@ -41,8 +41,8 @@ def command(
     What it is, verification by stage, variants and their speed, why layers are INT8 or float, engines, lineage with hashes, and how to
     embed it. Options add accuracy, layer-by-layer noise, latency distributions, roofline and telemetry. The page needs no network.
     """
-    from edgecnn.artifacts import check_writable
     from edgecnn.report import ReportConfig, gather, write_report
+    from edgecnn.writing import check_writable
 
     if variant and not analyze:
         raise click.UsageError("--variant goes with --analyze.")

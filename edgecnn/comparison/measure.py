@@ -18,7 +18,7 @@ import numpy as np
 
 from edgecnn import zoo
 from edgecnn._version import __version__
-from edgecnn.artifacts import cache_dir, cache_folder, sha256_json, write_json
+from edgecnn.artifacts import cache_dir, cache_folder, sha256_json
 from edgecnn.bench.device import describe
 from edgecnn.bench.timing import Timing, interleave
 from edgecnn.comparison.points import LeftOut, Measured, Point
@@ -28,6 +28,7 @@ from edgecnn.progress import Progress
 from edgecnn.runtime import OrtOptions, OrtSession
 from edgecnn.runtime.session import Array, Session
 from edgecnn.spec import ModelSpec, TensorSpec
+from edgecnn.writing import write_json
 
 if TYPE_CHECKING:
     from edgecnn.comparison.zoo import ZooConfig

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from edgecnn._version import __version__
-from edgecnn.artifacts import Engine, EngineFacts, Lineage, OnnxModel, atomic_file, check_writable, sha256_file
+from edgecnn.artifacts import Engine, EngineFacts, Lineage, OnnxModel, sha256_file
 from edgecnn.engine.api import Api, Compiled, load
 from edgecnn.engine.audit import Audit, audit_engine, audit_network
 from edgecnn.engine.capabilities import RTX_DEFAULT_GPUS, check, known_bad
@@ -22,6 +22,7 @@ from edgecnn.errors import UserError
 from edgecnn.onnxio import load_ir, scratch_file
 from edgecnn.progress import Progress, silent
 from edgecnn.runtime.trt_api import version_numbers
+from edgecnn.writing import atomic_file, check_writable
 
 __all__ = ["build", "ready"]
 

@@ -8,8 +8,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgecnn.artifacts import write_bytes, write_json
 from edgecnn.errors import UserError
+from edgecnn.writing import write_bytes, write_json
 
 __all__ = ["note_path", "read_cache", "write_cache"]
 

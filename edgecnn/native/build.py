@@ -6,10 +6,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecnn.artifacts import check_writable, sha256_file, write_bytes
+from edgecnn.artifacts import sha256_file
 from edgecnn.errors import OutputError
 from edgecnn.native import SOURCES
 from edgecnn.native.toolchain import find_headers, find_nvcc
+from edgecnn.writing import check_writable, write_bytes
 
 __all__ = ["KERNELS", "PluginBuild", "PluginLibrary", "build_plugin", "compile_ptx"]
 

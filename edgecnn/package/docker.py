@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn._version import __version__
-from edgecnn.artifacts import write_bytes
 from edgecnn.errors import UserError
 from edgecnn.optional import need
 from edgecnn.package.folder import check_verified, packaged
@@ -20,6 +19,7 @@ from edgecnn.runtime import Bundle, Choice
 from edgecnn.runtime.checks import regular_file
 from edgecnn.runtime.manifest import MANIFEST
 from edgecnn.wheel import write_wheel
+from edgecnn.writing import write_bytes
 
 __all__ = ["DockerConfig", "DockerContext", "pinned", "write_docker"]
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from edgecnn._version import __version__
-from edgecnn.artifacts import replace_directory, sha256_file, write_json
+from edgecnn.artifacts import sha256_file
 from edgecnn.errors import BundleUnverifiedError
 from edgecnn.runtime import Bundle
 from edgecnn.runtime.bundle import PARITY
 from edgecnn.runtime.manifest import MANIFEST
+from edgecnn.writing import replace_directory, write_json
 
 __all__ = ["RECORD", "check_verified", "packaged"]
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifacts import write_bytes, write_json
 from edgecnn.errors import UserError
 from edgecnn.package.folder import check_verified, packaged
 from edgecnn.package.pbtxt import Enum, dumps
@@ -18,6 +17,7 @@ from edgecnn.package.triton_readme import readme
 from edgecnn.runtime import Bundle
 from edgecnn.spec import TensorSpec
 from edgecnn.wheel import write_wheel
+from edgecnn.writing import write_bytes, write_json
 
 __all__ = ["LABELS", "TritonConfig", "TritonRepository", "choose_backend", "write_triton"]
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from edgecnn.artifacts import write_json
 from edgecnn.errors import UserError
 from edgecnn.parity.metrics import Metrics
 from edgecnn.parity.tolerance import (
@@ -21,6 +20,7 @@ from edgecnn.parity.tolerance import (
     Verdict,
     tolerances_for,
 )
+from edgecnn.writing import write_json
 
 __all__ = [
     "DEFAULT_TOLERANCES",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifacts import Engine, EngineFacts, OnnxModel, cache_dir, cache_folder, sha256_file, write_json
+from edgecnn.artifacts import Engine, EngineFacts, OnnxModel, cache_dir, cache_folder, sha256_file
 from edgecnn.engine import Batch, BuildConfig, build, ready
 from edgecnn.engine.device import Device, device
 from edgecnn.errors import SpecError, UserError
@@ -23,6 +23,7 @@ from edgecnn.progress import Progress, silent
 from edgecnn.runtime.bundle import Bundle
 from edgecnn.runtime.engines import EngineRecord, engine_file
 from edgecnn.runtime.tensorrt import TensorRtOptions
+from edgecnn.writing import write_json
 
 __all__ = [
     "EngineOutcome",

@@ -76,6 +76,11 @@ class Choice:
             return True
         return self.uncorrected.noise >= min(score.noise for score in self.scores if score.method == self.method)
 
+    def applied(self, config: QuantizeConfig) -> QuantizeConfig:
+        """Return the configuration with what was chosen."""
+        biases = config.bias_correction and self.corrects_biases
+        return replace(config, method=self.method, bias_correction=biases)
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         return {
@@ -153,7 +158,6 @@ def choose(
             scores.append(score(method, biases=config.bias_correction))
         best = min(scores, key=lambda score: score.noise)
         if total > len(scores):
-            progress("choose", len(scores), total)
             uncorrected = score(best.method, biases=False)
     progress("choose", total, total)
     return Choice(method=best.method, scores=tuple(scores), images=len(feeds), uncorrected=uncorrected)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from edgecnn.artifacts import atomic_file, canonical_json, sha256_json
+from edgecnn.artifacts import canonical_json, sha256_json
+from edgecnn.writing import atomic_file
 
 __all__ = ["Known"]
 

@@ -170,8 +170,7 @@ def quantize(
     choice: Choice | None = None
     if isinstance(method := config.method, Auto):
         choice = choose(model, samples, config, statistics, threads=threads, progress=progress)
-        method, biases = choice.method, config.bias_correction and choice.corrects_biases
-        config = replace(config, method=method, bias_correction=biases)
+        config, method = choice.applied(config), choice.method
     graph = load_ir(model.path)
     placement = plan(graph, config)
     ranges = statistics.ranges(placement.measured, method, symmetric=config.symmetric)

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from edgecnn.artifacts import atomic_file
 from edgecnn.errors import RemoteError
 from edgecnn.remote.sync import Tree
 from edgecnn.remote.transport import Link
+from edgecnn.writing import atomic_file
 
 __all__ = ["Ended", "Job"]
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from edgecnn.artifacts import Engine, check_writable, replace_directory, write_json
+from edgecnn.artifacts import Engine
 from edgecnn.errors import BundleError, OutputError, RemoteError, UserError
 from edgecnn.pack import RESULTS, add_engines, add_results
 from edgecnn.progress import LINE, LINES, Progress, silent
@@ -24,6 +24,7 @@ from edgecnn.remote.sync import Sent, Tree, bundle_tree, path_tree, send
 from edgecnn.remote.transport import Link
 from edgecnn.runtime.bundle import Bundle
 from edgecnn.runtime.manifest import MANIFEST, Manifest
+from edgecnn.writing import check_writable, replace_directory, write_json
 
 __all__ = ["File", "Listener", "Outcome", "Prepared", "prepare", "run_on"]
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from edgecnn._version import __version__
-from edgecnn.artifacts import atomic_file, check_writable
+from edgecnn.writing import atomic_file, check_writable
 
 __all__ = [
     "Column",

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from edgecnn.artifacts import check_writable, write_bytes
 from edgecnn.comparison import AXES, Axis, Comparison
 from edgecnn.errors import UserError
 from edgecnn.report.compare_page import comparison_page
@@ -14,6 +13,7 @@ from edgecnn.report.drawing import svg
 from edgecnn.report.html import write_text
 from edgecnn.report.raster import png
 from edgecnn.report.scatter import Frame, scatter
+from edgecnn.writing import check_writable, write_bytes
 
 __all__ = ["write_comparison"]
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
-from edgecnn.artifacts import EngineFacts, atomic_file
+from edgecnn.artifacts import EngineFacts
 from edgecnn.errors import BackendError, OutputError, UserError
 from edgecnn.runtime.cuda import Cuda, is_foreign
 from edgecnn.runtime.device_array import Pool
@@ -35,6 +35,7 @@ from edgecnn.runtime.trt_api import (
 )
 from edgecnn.runtime.trt_slot import Port, Slot
 from edgecnn.spec import Dim, TensorSpec
+from edgecnn.writing import atomic_file
 
 __all__ = ["Rebuild", "TensorRtFlavour", "TensorRtOptions", "TensorRtSession"]
 

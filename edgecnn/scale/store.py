@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from edgecnn.artifacts import cache_dir, sha256_json, write_json
+from edgecnn.artifacts import cache_dir, sha256_json
 from edgecnn.errors import OutputError, UserError
 from edgecnn.parity.tally import Tally
+from edgecnn.writing import write_json
 
 __all__ = ["Store"]
 

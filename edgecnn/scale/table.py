@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from edgecnn.artifacts import check_writable, write_bytes
 from edgecnn.comparison import Score
 from edgecnn.errors import OutputError, UserError
 from edgecnn.optional import need
+from edgecnn.writing import check_writable, write_bytes
 
 __all__ = ["COLUMNS", "KEY", "Row", "check_table", "key_of", "put_rows", "read_rows", "scores_of"]
 

@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sshd
 
 from edgecnn.remote import transport
 from edgecnn.remote.far.serve import MARK
@@ -83,14 +84,6 @@ def far(tmp_path: Path) -> Iterator[Far]:
 
 
 JOB = "0123456789abcdef"
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    """Wait until something is so, for at most half a minute."""
-    until = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.05)
 
 
 def state_of(pid: int) -> str:
@@ -202,7 +195,7 @@ def test_a_job_outlives_its_connection_and_not_its_grace(far: Far) -> None:
     later = Far(far.root)
     try:
         assert later("poll", job=JOB, offset=0, wait=0)["state"] == "running"
-        wait_for(lambda: not list((far.root / "jobs").iterdir()))  # no poll, which would renew its lease
+        assert sshd.wait_for(lambda: not list((far.root / "jobs").iterdir()))  # no poll, which would renew its lease
         assert later("poll", job=JOB, offset=0, wait=0)["state"] == "gone"
     finally:
         later.close()
@@ -219,12 +212,12 @@ def test_a_supervisor_that_is_killed_takes_its_job_along(far: Far) -> None:
     code = "import os,time; open('pid','w').write(str(os.getpid())); time.sleep(60)"
     far("start", job=JOB, trees=[], steps=[[sys.executable, "-c", code]], grace=30)
     pid_file = far.root / "jobs" / JOB / "work" / "pid"
-    wait_for(lambda: pid_file.exists() and pid_file.read_text())
+    assert sshd.wait_for(lambda: pid_file.exists() and pid_file.read_text())
     pid = int(pid_file.read_text())
     supervisor = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(supervisor, 9)
-    wait_for(lambda: far("poll", job=JOB, offset=0, wait=0)["state"] == "lost")
-    wait_for(lambda: state_of(pid) in ("", "Z"))
+    assert sshd.wait_for(lambda: far("poll", job=JOB, offset=0, wait=0)["state"] == "lost")
+    assert sshd.wait_for(lambda: state_of(pid) in ("", "Z"))
     far("kill", job=JOB)
     assert list((far.root / "jobs").iterdir()) == []
 

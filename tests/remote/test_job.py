@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,16 +48,6 @@ values["ssh_config"] = Path(values["ssh_config"])
 with Link(Device(**values)) as link, Job(link) as job:
     job.run([[sys.executable, "-c", sys.argv[2], sys.argv[3]]], listen=print)
 """
-
-
-def wait_for(condition: Callable[[], object], seconds: float) -> bool:
-    """Wait until something is so; say whether it became so in time."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return bool(condition())
 
 
 def alive(pid: int) -> bool:
@@ -130,11 +119,11 @@ def test_a_killed_client_leaves_no_job(server: sshd.Server, tmp_path: Path) -> N
               "grace": grace, "base_python": sys.executable}  # fmt: skip
     client = subprocess.Popen([sys.executable, "-c", CLIENT, json.dumps(values), SLEEP, str(pids)])
     try:
-        assert wait_for(pids.exists, 30)
+        assert sshd.wait_for(pids.exists, 30)
         running = [int(pid) for pid in pids.read_text().split()]
         (lease,) = server.cache.glob("jobs/*/lease")
         renewed = [lease.stat().st_mtime]  # by the device's monotonic clock, which here is ours
-        assert wait_for(lambda: lease.stat().st_mtime > renewed[0] + grace, 30)
+        assert sshd.wait_for(lambda: lease.stat().st_mtime > renewed[0] + grace, 30)
         assert all(alive(pid) for pid in running)  # the client keeps it alive for longer than the grace
     finally:
         client.kill()
@@ -145,9 +134,9 @@ def test_a_killed_client_leaves_no_job(server: sshd.Server, tmp_path: Path) -> N
             renewed.append(lease.stat().st_mtime)
         return not any(alive(pid) for pid in running)
 
-    assert wait_for(ended, grace + 30)
+    assert sshd.wait_for(ended, grace + 30)
     assert time.monotonic() - renewed[-1] > grace
-    assert wait_for(lambda: server.leftovers() == [], 30)
+    assert sshd.wait_for(lambda: server.leftovers() == [], 30)
 
 
 def test_a_stopped_job_is_gone_at_once(server: sshd.Server, tmp_path: Path) -> None:
@@ -155,7 +144,7 @@ def test_a_stopped_job_is_gone_at_once(server: sshd.Server, tmp_path: Path) -> N
     with Link(device(server, grace=60.0), cancelled=stop) as link:
 
         def when_it_runs() -> None:
-            wait_for(pids.exists, 30)
+            sshd.wait_for(pids.exists, 30)
             stop.set()
 
         thread = threading.Thread(target=when_it_runs)
@@ -181,7 +170,7 @@ def test_a_client_that_comes_back_too_late_is_told(server: sshd.Server) -> None:
 
     def listen(line: str) -> None:
         said.append(line)
-        assert wait_for(lambda: server.leftovers() == [], 30)  # the client is suspended
+        assert sshd.wait_for(lambda: server.leftovers() == [], 30)  # the client is suspended
 
     code = "import sys, time; print('go', file=sys.stderr, flush=True); time.sleep(90)"
     lost = pytest.raises(RemoteError, match="stopped there, since no client asked for it for 1 s")
@@ -229,7 +218,7 @@ def test_a_client_that_is_stopped_on_the_command_line(
     options = ["--on", "edge", "--on-python", str(python)]
     command = [sys.executable, "-m", "edgecnn", "predict", *options, "--", str(bundle), str(photo)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
-        started = wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), 30)
+        started = sshd.wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), 30)
         client.send_signal(sign)
         out, err = client.communicate(timeout=30)
     assert started, err

@@ -98,7 +98,7 @@ def test_a_cut_connection_is_made_anew(server: sshd.Server) -> None:
         assert link.reconnected == 1
     assert said[0].startswith("edge: the connection ended")
     assert said[1] == "edge: connected again"
-    assert server.sessions() == []
+    assert sshd.wait_for(lambda: server.sessions() == []), "sshd takes a moment to see it"
 
 
 def test_a_device_that_stays_away(server: sshd.Server) -> None:

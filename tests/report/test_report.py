@@ -20,7 +20,7 @@ from quantized_bundles import NODES, write_quantized
 from tiny_bundle import edit_manifest, photos, write_tiny
 
 from edgecnn import native
-from edgecnn.artifacts import EngineFacts, Lineage, write_json
+from edgecnn.artifacts import EngineFacts, Lineage
 from edgecnn.bench import BenchResult
 from edgecnn.errors import BundleMissingError, DataError, UserError
 from edgecnn.pack import add_results
@@ -28,6 +28,7 @@ from edgecnn.report import Findings, ReportConfig, bundle_page, gather, write_re
 from edgecnn.report.embed import cpp_snippet, python_snippet
 from edgecnn.runtime import Bundle
 from edgecnn.runtime.engines import EngineRecord
+from edgecnn.writing import write_json
 
 FACTS = EngineFacts(
     flavour="tensorrt", version="10.3.0", cuda="12.6", driver_cuda="", compute_capabilities=("8.7",), platform="linux-aarch64",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from edgecnn.artifacts import canonical_json, sha256_json
+from edgecnn.artifacts import cache_folder, canonical_json, sha256_json
 from edgecnn.writing import atomic_file
 
 __all__ = ["Known"]
@@ -44,6 +44,6 @@ class Known(Generic[T]):
         """Take note of one value, JSON."""
         self.values[name] = value
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            cache_folder(self.path.parent)
             with atomic_file(self.path) as stream:
                 stream.write(canonical_json(self.values))

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from edgecnn.artifacts import Lineage, OnnxModel, sha256_json
+from edgecnn.artifacts import Lineage, OnnxModel, cache_folder, sha256_json
 from edgecnn.calib.data import Samples
 from edgecnn.calib.methods import Auto
 from edgecnn.calib.ranges import Ranges
@@ -125,7 +125,7 @@ def _corrected(
         graph, model.path, layers, samples, biases=config.bias_correction, threads=threads, progress=progress
     )
     if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        cache_folder(kept.parent)
         save_ir(graph, kept)
     return graph
 

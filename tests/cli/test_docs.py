@@ -28,10 +28,13 @@ def lines() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), list(lines()))
 def test_a_command_of_the_docs_is_understood(page: str, line: str) -> None:
     name, *words = shlex.split(line, comments=True)
-    command = cli.get_command(click.Context(cli), name)
+    parent = click.Context(
+        cli, **cli.context_settings
+    )  # click keeps a command's help option as its first parent has it
+    command = cli.get_command(parent, name)
     assert command is not None, f"{page}: there is no command {name}"
     try:
-        given = command.make_context(name, words).params
+        given = command.make_context(name, words, parent=parent).params
     except click.exceptions.Exit:
         assert "--help" in words
         return

@@ -145,7 +145,7 @@ def _quantized(
             statistics = seen(model, configs=[own])
         if isinstance(own.method, Auto):  # once, not for every mixture that a budget tries
             choice = choose(model, samples, own, statistics, threads=config.threads, progress=progress)
-            own = replace(own, method=choice.method)
+            own = choice.applied(own)
             graphs.choices[scheme] = choice.to_json()
             graphs.notes.append(f"{scheme}: {choice}")
         if config.budget:

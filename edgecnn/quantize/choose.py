@@ -16,7 +16,7 @@ from edgecnn.calib.split import split
 from edgecnn.errors import SpecError
 from edgecnn.progress import Progress, silent
 from edgecnn.quantize.config import QuantizeConfig
-from edgecnn.quantize.sensitivity import logits_of
+from edgecnn.quantize.sensitivity import logit_noise, logits_of
 
 if TYPE_CHECKING:
     from edgecnn.calib.statistics import Statistics
@@ -138,7 +138,7 @@ def choose(
     feeds = list(held_out)
     if not feeds:
         return Choice(method=auto.candidates[0], scores=(), images=0)
-    wanted = logits_of(model.path, feeds, threads).astype(np.float64)
+    wanted = logits_of(model.path, feeds, threads)
     total = len(auto.candidates) + (config.effort == "fast" and config.bias_correction)
     scores: list[Score] = []
     uncorrected: Score | None = None
@@ -149,9 +149,8 @@ def choose(
             own = replace(config, method=method, effort="fast", bias_correction=biases)
             quantize(model, samples, own, to=to, statistics=statistics)
             found = logits_of(to, feeds, threads)
-            noise = float(np.square(found - wanted).sum() / (np.square(wanted).sum() or 1.0))
             same = float(100 * (found.argmax(axis=1) == wanted.argmax(axis=1)).mean())
-            return Score(method=method, noise=noise if np.isfinite(noise) else np.inf, agreement=same)
+            return Score(method=method, noise=logit_noise(wanted, found), agreement=same)
 
         for done, method in enumerate(auto.candidates):
             progress("choose", done, total)

@@ -153,7 +153,7 @@ def equalize(
         UserError: the model cannot be read. OutputError: the file cannot be written.
     """
     from edgecnn.quantize.quantizer import quantize
-    from edgecnn.quantize.sensitivity import logits_of
+    from edgecnn.quantize.sensitivity import logit_noise, logits_of
 
     rest, held_out = split(samples, HELD_OUT)
     judges = list(held_out)
@@ -176,7 +176,8 @@ def equalize(
             if chosen or name == "none":
                 even = _written(model, chosen, {}, samples, Path(folder) / "even.onnx").model
                 path = quantize(even, few, own, to=Path(folder) / "int8.onnx", threads=threads).model.path
-                scores[name] = round(_sqnr(wanted, logits_of(path, judges, threads)), 2)
+                noise = logit_noise(wanted, logits_of(path, judges, threads))
+                scores[name] = round(float(-10 * np.log10(max(noise, TINY))), 2)
     progress("equalize", len(proposals), len(proposals))
     return _written(model, proposals[max(scores, key=lambda name: scores[name])], scores, samples, to)
 
@@ -258,13 +259,6 @@ def _observed(
         if not np.isfinite(peak).all():
             raise DataError(f"{name} holds NaN or infinity on {samples.name}: the network cannot be quantized")
     return {name: (peaks[name], powers[name] / count) for name in peaks}
-
-
-def _sqnr(wanted: Array, found: Array) -> float:
-    """Return dB of logits; minus infinity where they are not finite."""
-    noise = np.square(wanted.astype(np.float64) - found).sum()
-    signal = np.square(wanted.astype(np.float64)).sum()
-    return float(10 * np.log10(max(signal, TINY) / max(noise, TINY))) if np.isfinite(noise) else -np.inf
 
 
 def _noise(weight: Array, reach: Array, power: Array, scale: Array) -> float:

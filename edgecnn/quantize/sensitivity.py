@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgecnn.calib.statistics import Statistics
     from edgecnn.quantize.config import QuantizeConfig
 
-__all__ = ["Sensitivity", "cheapest_first", "exactly", "logits_of", "sensitivities"]
+__all__ = ["Sensitivity", "cheapest_first", "exactly", "logit_noise", "logits_of", "sensitivities"]
 
 Array = NDArray[Any]
 FORMAT = 1
@@ -126,6 +126,13 @@ def logits_of(model: Path, feeds: Iterable[Mapping[str, Array]], threads: int = 
     return np.concatenate(rows)
 
 
+def logit_noise(wanted: Array, found: Array) -> float:
+    """Return the energy of the logits' error over that of the logits that were wanted; infinity where the error is not finite."""
+    exact = wanted.astype(np.float64)
+    noise = float(np.square(found - exact).sum() / (np.square(exact).sum() or 1.0))
+    return noise if np.isfinite(noise) else np.inf
+
+
 def exactly(nodes: Sequence[str]) -> tuple[str, ...]:
     """Return the patterns that find these nodes and no others."""
     return tuple(f"^{re.escape(name)}$" for name in nodes)
@@ -157,7 +164,7 @@ class _Runner:
         to = self.folder / "one.onnx"
         quantize(self.model, self.samples, config, to=to, statistics=self.statistics)
         found = logits_of(to, self.samples, self.threads)
-        return float(np.square(found - self.reference).sum() / (np.square(self.reference).sum() or 1.0))
+        return logit_noise(self.reference, found)
 
 
 def _macs(node: ir.Node) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import sys
 import threading
@@ -158,7 +157,10 @@ def available_devices() -> tuple[str, ...]:
     return tuple(_core().available_devices)
 
 
-@functools.cache
+_one_at_a_time = threading.Lock()
+_made: list[Any] = []
+
+
 def _core() -> Any:
     """Return the process's one Core, which is never let go.
 
@@ -166,7 +168,10 @@ def _core() -> Any:
     do not go in the reverse order leave the thread with a stack that is not there: the next Ctrl-C is a segmentation fault
     (seen with 2026.4; tests/runtime/test_openvino.py).
     """
-    return _openvino().Core()
+    with _one_at_a_time:  # of two that threads made at once, one would go
+        if not _made:
+            _made.append(_openvino().Core())
+        return _made[0]
 
 
 def _openvino() -> ModuleType:

@@ -14,7 +14,7 @@ import torch
 from small_job import SPEC
 from torch import nn
 
-from edgecnn.calib import Auto
+from edgecnn.calib import Auto, InMemory, MinMax, split
 from edgecnn.errors import BundleUnverifiedError, DataError, OutputError, SpecError
 from edgecnn.export import ExportConfig
 from edgecnn.models.deformable import deform_conv2d
@@ -74,6 +74,23 @@ def test_every_variant_is_made_verified_and_traced(tmp_path: Path) -> None:
     assert outcome.nodes["before"] >= outcome.nodes["after"] == manifest.variants["fp32"].nodes
     with Classifier(tmp_path / "net", "int8") as int8, Classifier(tmp_path / "net", "fp32") as exact:
         assert int8(CAT)[0].index == exact(CAT)[0].index
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_what_held_out_samples_say_of_biases_is_done(alike: bool, tmp_path: Path) -> None:
+    """Biases make up for the mean error of the samples that were seen; here, those held out have another sign, or not."""
+    rng = np.random.default_rng(0)
+    arrays = (3 + rng.standard_normal((16, 3, 32, 32)) / 10).astype(np.float32)
+    parts = split(InMemory(arrays), 16)
+    if not alike:
+        for number in (*parts[1].numbers, min(parts[0].numbers)):  # one of those that were seen, for the ranges
+            arrays[number] *= -1
+    config = QuantizeConfig(method=Auto(candidates=(MinMax(),)), effort="fast")
+    manifest = job(tmp_path / "net", calib=list(arrays), calib_images=16, quantize=config).bundle.manifest
+    chosen = (manifest.calibration or {})["chosen"]["int8"]
+    better = chosen["scores"][0]["sqnr_db"] >= chosen["uncorrected"]["sqnr_db"]
+    steps = {step.stage: step for step in manifest.variants["int8"].lineage}
+    assert steps["quantize"].config["bias_correction"] == better == alike
 
 
 def test_preprocessing_and_softmax_inside_the_graph(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def choose(
     """Quantize with each candidate of ``config.method`` and return the one with the least error of the logits.
 
     Weights are rounded to the nearest: what the ranges lose shows just as well, in a second. Where they stay so (``fast``), the chosen
-    method is tried without bias correction too: on an untrained EfficientNet-B0 that is 0.2 dB better (docs/BENCHMARKS.md).
+    method is tried without bias correction too, which can lose: 0.2 dB on an untrained EfficientNet-B0 with ``int8-cpu`` and ``mse``.
 
     Args:
         model: float. ``samples``: all of them.

@@ -228,7 +228,8 @@ seconds each took. NNCF signed and ModelOpt are TensorRT-valid as `int8` is; the
 Without images of the application, agreement / dB of `int8` with ranges by mean square error and `--effort balanced`:
 
 {no_data}
-Untrained networks, whose weights are not packaged; `plain` rounds weights to the nearest and leaves biases alone, `fast` corrects biases;
+Untrained networks, whose weights are not packaged; ranges by `--method auto`; `plain` rounds weights to the nearest and leaves biases
+alone, `fast` corrects biases where held-out photos are better for it;
 24 photos to calibrate on, 8 other crops to judge by:
 
 {untrained}

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    # Before anything loads OpenMP: threads of two processes that wait for one another on the same core, each burning its time slice,
+    # make a double-precision convolution with thousands of groups take minutes instead of half a second.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 FIRST = ("test_readme", "native_cpp")
 """What takes minutes: begun first, so that no worker is left with it alone in the end."""

@@ -211,6 +211,17 @@ def test_a_network_at_hand_is_taken_as_it_is(tmp_path: Path) -> None:
         zoo.build(spec, module=module, num_classes=4)
 
 
+def test_a_network_without_values_needs_a_file(tmp_path: Path) -> None:
+    spec, state = zoo.find("resnet18"), zoo.create("resnet18", 5).state_dict()
+    torch.save(state, tmp_path / "x.pth")
+    with torch.device("meta"):
+        module = zoo.create("resnet18", 5)
+    with pytest.raises(WeightsError, match=r"conv1\.weight .* on the meta device .* --weights FILE"):
+        zoo.build(spec, module=module)
+    built = zoo.build(spec, str(tmp_path / "x.pth"), module=module)
+    assert torch.equal(built.module.state_dict()["fc.bias"], state["fc.bias"])
+
+
 def test_a_network_in_training_mode_with_auxiliary_heads_is_counted_by_its_logits() -> None:
     module = zoo.create("googlenet", 7)
     assert module.training

@@ -140,7 +140,9 @@ class _Run:
             return []
         session = self.stage.session
         sizes = {session.largest_batch or len(able), session.best_batch} - {0, session.least_batch}
-        return [self._filled(size, able, chunk, samples) for size in sorted(sizes)]
+        found = [self._filled(size, able, chunk, samples) for size in sorted(sizes)]
+        session.trim()
+        return found
 
     def _filled(
         self, size: int, able: Sequence[int], chunk: Sequence[Sample], samples: SampleSet

@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from edgecnn.bench.timing import Timing
 from edgecnn.doctor import machine
 from edgecnn.errors import BackendError
+from edgecnn.onnxio import trim_memory
 from edgecnn.optional import available
 from edgecnn.parity.report import ParityReport, StageResult
-from edgecnn.parity.stages import Stage
+from edgecnn.parity.samples import SampleSet
+from edgecnn.parity.stages import Stage, verify
 from edgecnn.pipeline.config import PipelineConfig
 from edgecnn.pipeline.variants import Graphs
+from edgecnn.progress import Progress
 from edgecnn.runtime.manifest import BackendSpeed, Speed
 from edgecnn.runtime.openvino import OpenVinoOptions, OpenVinoSession
 from edgecnn.runtime.session import Session
 
-__all__ = ["AT", "findings", "open_others", "other_stages", "runnable", "speed_of", "split"]
+__all__ = ["AT", "Others", "findings", "runnable", "speed_of", "split", "verify_others"]
 
 AT = "@openvino"
 """Suffix of the stages that run a variant there."""
 
 
-def open_others(graphs: Graphs, config: PipelineConfig, stack: ExitStack) -> dict[str, Session]:
-    """Return a session on OpenVINO of every variant that it takes; none without OpenVINO, or where a GPU is the target.
+@dataclass(frozen=True, kw_only=True)
+class Others:
+    """The variants on OpenVINO.
 
-    What it refuses becomes a note: the bundle runs on onnxruntime all the same.
+    Attributes:
+        sessions: variant and :data:`AT` -> open.
+        stages: what verification found of each.
+    """
+
+    sessions: Mapping[str, Session]
+    stages: tuple[StageResult, ...]
+
+
+def verify_others(
+    graphs: Graphs,
+    known: Sequence[Stage],
+    sets: Sequence[SampleSet],
+    config: PipelineConfig,
+    stack: ExitStack,
+    progress: Progress,
+) -> Others:
+    """Open every variant that OpenVINO takes, and compare it with PyTorch and with the graph that it was made from, on onnxruntime.
+
+    One is opened after the other was verified, since batches take memory that is given back. None without OpenVINO, or where a GPU
+    is the target. What OpenVINO refuses becomes a note: the bundle runs on onnxruntime all the same.
+
+    Args:
+        graphs: tell what was made from what. ``known``: PyTorch, then every graph on onnxruntime.
+        sets: of samples.
+        config: of the job. ``stack``: closes the sessions.
+        progress: told about samples.
     """
     if not config.for_cpu or not available("openvino"):
-        return {}
+        return Others(sessions={}, stages=())
     sessions: dict[str, Session] = {}
+    found: list[StageResult] = []
     refused: dict[str, list[str]] = {}
     for name in graphs.variants:
         try:
@@ -41,22 +72,20 @@ def open_others(graphs: Graphs, config: PipelineConfig, stack: ExitStack) -> dic
             refused.setdefault(reason, []).append(name)
             continue
         sessions[name + AT] = stack.enter_context(session)
+        report = verify(_compared(name, session, graphs, known), sets, progress=progress)
+        found.append(report.stages[-1])
+        trim_memory()
     graphs.notes += [f"{', '.join(names)}: onnxruntime alone, because {reason}" for reason, names in refused.items()]
-    return sessions
+    return Others(sessions=sessions, stages=tuple(found))
 
 
-def other_stages(sessions: Mapping[str, Session], graphs: Graphs) -> list[Stage]:
-    """Return what to compare: each with PyTorch and with the graph that its variant was made from, on onnxruntime.
-
-    fp32 is compared with itself on onnxruntime, as the same arithmetic.
-    """
-    stages = []
-    for key, session in sessions.items():
-        name = key.removesuffix(AT)
-        precision = graphs.stages[name].precision
-        exact = precision == "fp32"
-        stages.append(Stage(key, precision, session, after=name if exact else graphs.after[name], exact=exact))
-    return stages
+def _compared(name: str, session: Session, graphs: Graphs, known: Sequence[Stage]) -> list[Stage]:
+    """Return what a variant is compared with, and itself last. fp32 goes with itself on onnxruntime, as the same arithmetic."""
+    precision, first = graphs.stages[name].precision, known[0]
+    exact = precision == "fp32"
+    after = name if exact else graphs.after[name]
+    before = [replace(stage, after=first.name) for stage in known if stage.name == after and stage is not first]
+    return [first, *before, Stage(name + AT, precision, session, after=after, exact=exact)]
 
 
 def split(report: ParityReport) -> tuple[ParityReport, tuple[StageResult, ...]]:

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING
 
 from edgecnn import zoo
 from edgecnn.bench.timing import Timing, interleave
+from edgecnn.onnxio import release_memory, trim_memory
 from edgecnn.pack import BundleContents, VariantContents, check_destination, make_golden, pack
+from edgecnn.parity.remembered import Remembered
 from edgecnn.parity.report import ParityReport, StageResult
 from edgecnn.parity.samples import feed_for, real_images
 from edgecnn.parity.stages import Stage, verify
-from edgecnn.pipeline.backends import findings, open_others, other_stages, runnable, speed_of, split
+from edgecnn.pipeline.backends import findings, runnable, speed_of, split, verify_others
 from edgecnn.pipeline.config import Outcome, PipelineConfig
 from edgecnn.pipeline.engines import build_engines, engine_config, unsound
 from edgecnn.pipeline.gate import LatencyGate, cpu_gate, engine_gate, timed
@@ -76,16 +79,21 @@ def run(
         step = partial(_step, seconds=seconds, progress=progress)
         held_out = data.held_out(built.spec, config)
         graphs = make_graphs(built, data.calibration, held_out, config, Path(scratch), step, progress)
-        sessions = _sessions(graphs, config, stack)
         with _step("verify", seconds, progress):
+            release_memory()
+            sessions = _sessions(graphs, config, stack)
             reference = stack.enter_context(_reference(built.module, built.spec, config))
-            others = open_others(graphs, config, stack)
-            stages = _stages(reference, sessions, graphs) + other_stages(others, graphs)
             sets = data.sets(built.spec, pixels=config.embed_preprocess)
-            report, failed = split(verify(stages, sets, progress=progress))
+            stages = _stages(reference, sessions, graphs)
+            report = verify(stages, sets, progress=progress)
+            _close(sessions, graphs)
+            others = verify_others(graphs, stages, sets, config, stack, progress)
+            report, failed = split(replace(report, stages=(*report.stages, *others.stages)))
         variants = {name: sessions[name] for name in graphs.variants}
         with step("measure"):
-            measured = _measure({**variants, **runnable(others, failed)}, data, config, progress)
+            measured = _measure({**variants, **runnable(others.sessions, failed)}, data, config, progress)
+            for session in others.sessions.values():
+                session.close()
         graphs.notes += [*report.notes, *findings(measured), *notes]
         gate = _add_engines(graphs, report, builds, config.latency_gate, Path(scratch), step, progress)
         with _step("pack", seconds, progress):
@@ -175,11 +183,21 @@ def _sessions(graphs: Graphs, config: PipelineConfig, stack: ExitStack) -> dict[
 
 def _stages(reference: Session, sessions: Mapping[str, Session], graphs: Graphs) -> list[Stage]:
     """Return what to compare: every graph with PyTorch, and with the graph that it was made from."""
-    stages = [Stage("pytorch", "fp32", reference)]
+    stages = [Stage("pytorch", "fp32", Remembered(reference))]
     for name, session in sessions.items():
-        precision = graphs.stages[name].precision
-        stages.append(Stage(name, precision, session, after=graphs.after[name], exact=precision == "fp32"))
+        precision, after = graphs.stages[name].precision, graphs.after[name]
+        stages.append(Stage(name, precision, Remembered(session), after=after, exact=precision == "fp32"))
     return stages
+
+
+def _close(sessions: dict[str, Session], graphs: Graphs) -> None:
+    """Let go the sessions of graphs that the bundle will not hold, but for those that a variant was made from."""
+    for name in sessions.keys() - {
+        *graphs.variants,
+        *(graphs.after[name] for name in graphs.variants if name != "fp32"),
+    }:
+        sessions.pop(name).close()
+    trim_memory()
 
 
 def _measure(

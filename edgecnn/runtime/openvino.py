@@ -108,6 +108,12 @@ class OpenVinoSession(Session):
         with self._lock:  # what another thread compiles right now goes too
             self._model = self._one = self._any = None
 
+    def trim(self) -> None:
+        """Let go what is compiled for any batch, if there is one for a batch of 1: it has a copy of the weights."""
+        with self._lock:
+            if self._one is not None:
+                self._any = None
+
     def _run(self, feed: Mapping[str, Array], outputs: tuple[str, ...]) -> dict[str, Array]:
         """Run once on a checked feed."""
         arrays = [feed[spec.name] for spec in self.inputs]

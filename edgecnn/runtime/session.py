@@ -64,6 +64,9 @@ class Session(ABC):
         """Release what the session holds; it cannot run afterwards. Closing twice is fine."""
         self._closed = True
 
+    def trim(self) -> None:  # noqa: B027 -- most backends have none to give back
+        """Give back the memory that only batches of several samples need. It is got again when one comes."""
+
     def __enter__(self) -> Self:
         """Return the session."""
         return self

@@ -14,6 +14,7 @@ from torch import nn
 
 from edgecnn.errors import BundleUnverifiedError
 from edgecnn.models.deformable import deform_conv2d
+from edgecnn.parity.torch_runner import TorchSession
 from edgecnn.pipeline import Outcome, PipelineConfig, backends, run
 from edgecnn.runtime import OpenVinoSession
 
@@ -47,6 +48,33 @@ def test_every_variant_is_verified_and_measured_on_both(tmp_path: Path, changes:
     assert variants["fp32"].speed.ratio == 1  # type: ignore[union-attr]
     assert "openvino" in outcome.bundle.manifest.tools
     assert outcome.bundle.parity()["failed_elsewhere"] == []
+
+
+def test_references_run_once_and_one_backend_is_verified_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+    ran: list[str] = []
+    with_torch, with_openvino = TorchSession._run, OpenVinoSession._run
+
+    def of_torch(self: Any, feed: Any, outputs: Any) -> Any:
+        asked.append(b"".join(array.tobytes() for array in feed.values()))
+        return with_torch(self, feed, outputs)
+
+    def of_openvino(self: Any, feed: Any, outputs: Any) -> Any:
+        ran.append(self._where)
+        return with_openvino(self, feed, outputs)
+
+    monkeypatch.setattr(TorchSession, "_run", of_torch)
+    monkeypatch.setattr(OpenVinoSession, "_run", of_openvino)
+    assert job(tmp_path, measure_seconds=0)
+    golden = 1
+    assert len(asked) <= len(set(asked)) + golden
+    order = list(dict.fromkeys(ran))
+    assert len(order) == 3
+    assert ran == sorted(ran, key=order.index), (
+        "each is done before the next is opened, so that batches of one take memory"
+    )
 
 
 def test_a_variant_that_goes_wrong_there_stays_good_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

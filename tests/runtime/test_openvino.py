@@ -362,3 +362,15 @@ except KeyboardInterrupt:
 """
     ran = subprocess.run([sys.executable, "-X", "faulthandler", "-c", script], capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (0, "interrupted\n"), ran.stderr
+
+
+def test_what_batches_need_is_given_back_and_made_again() -> None:
+    feed = {"input": X}
+    with OpenVinoSession(graph_bytes()) as session:
+        expected = session.run(feed)["logits"]
+        assert session._any is not None
+        session.trim()
+        assert session._any is None
+        assert np.array_equal(session.run(feed)["logits"], expected)
+        alone = session.run({"input": X[:1]})["logits"]
+        np.testing.assert_allclose(alone, expected[:1], rtol=0, atol=1e-5)

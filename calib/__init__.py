@@ -1,6 +1,6 @@
 """Calibration: samples (:mod:`.data`), one streaming pass (:mod:`.collect`), statistics, range methods and ranges."""
 
-from edgecnn.calib.data import ArrayFile, ImageFolder, InMemory, Photos, Samples, open_samples
+from edgecnn.calib.data import ArrayFile, ImageFolder, InMemory, Photos, Samples, Together, open_samples
 from edgecnn.calib.histogram import Histogram
 from edgecnn.calib.methods import Auto, Entropy, Method, MinMax, Mse, Percentile, PNorm, parse
 from edgecnn.calib.ranges import Ranges
@@ -26,6 +26,7 @@ __all__ = [
     "Statistics",
     "Synthetic",
     "SyntheticConfig",
+    "Together",
     "calibrate",
     "collect_statistics",
     "open_samples",

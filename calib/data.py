@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from edgecnn.optional import need
 from edgecnn.runtime.preprocess import decode, fit, normalize
 from edgecnn.spec import Preprocess
 
-__all__ = ["SUFFIXES", "ArrayFile", "ImageFolder", "InMemory", "Photos", "Samples", "open_samples"]
+__all__ = ["SUFFIXES", "ArrayFile", "ImageFolder", "InMemory", "Photos", "Samples", "Together", "open_samples"]
 
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]
@@ -206,6 +207,65 @@ class Photos(_Pictures):
         """Return what the manifest says."""
         note = "calibrated on crops of six built-in photos: images of your own application are better (--calib DIR)"
         return {"kind": "photos", "name": "scikit-image", "count": len(self), "skipped": 0, "note": note}
+
+
+class Together(Samples):
+    """Several sources, one after the other.
+
+    Args:
+        parts: at least one; all for one network.
+    """
+
+    def __init__(self, parts: Sequence[Samples]) -> None:
+        """Name itself after them."""
+        self.parts = tuple(parts)
+        self.name = "+".join(part.name for part in parts)
+
+    @property
+    def skipped(self) -> int:
+        """Unreadable ones of all parts."""
+        return sum(part.skipped for part in self.parts)
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        """Take over what an earlier pass found, which part's is not known any more."""
+        for number, part in enumerate(self.parts):
+            part.skipped = 0 if number else count
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        """Yield network inputs."""
+        return chain.from_iterable(self.parts)
+
+    def fingerprint(self) -> str:
+        """Return the sha256 over those of the parts."""
+        return hashlib.sha256(canonical_json([part.fingerprint() for part in self.parts])).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the manifest says."""
+        told = [part.describe() for part in self.parts]
+        note = "; ".join(note for one in told if (note := one["note"]))
+        return {
+            "kind": "together",
+            "name": self.name,
+            "count": len(self),
+            "skipped": self.skipped,
+            "note": note,
+            "parts": told,
+        }
+
+    def pictures(self) -> Iterator[Pixels] | None:
+        """Yield decoded pictures of the parts that have some."""
+        found = [pictures for part in self.parts if (pictures := part.pictures()) is not None]
+        return chain.from_iterable(found) if found else None
+
+    def pixels(self) -> Iterator[Pixels] | None:
+        """Yield pictures at network size, where all parts have them."""
+        found = [pixels for part in self.parts if (pixels := part.pixels()) is not None]
+        return chain.from_iterable(found) if len(found) == len(self.parts) else None
 
 
 class InMemory(Samples):

@@ -31,12 +31,15 @@ from edgecnn.writing import atomic_file
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["SYNTHETIC", "Synthetic", "SyntheticConfig", "parse_synthetic", "synthesize"]
+__all__ = ["SYNTHETIC", "WITH_PHOTOS", "Synthetic", "SyntheticConfig", "parse_synthetic", "synthesize"]
 
 Pixels = NDArray[np.uint8]
 
 SYNTHETIC = "synthetic"
 """What the source is called on the command line."""
+
+WITH_PHOTOS = "photos+"
+"""Before it: the built-in photos as well."""
 
 FORMAT = 1
 """Version of the arithmetic; part of the cache's key."""
@@ -92,16 +95,18 @@ SPEEDS = {config.name: config for config in (SyntheticConfig(), FAST)}
 
 
 def parse_synthetic(source: object) -> SyntheticConfig | None:
-    """Return the configuration of ``synthetic`` or ``synthetic:fast``; None of any other source.
+    """Return the configuration of ``synthetic`` or ``synthetic:fast``, ``photos+`` before it or not; None of any other source.
 
     Raises:
         SpecError: another word behind ``synthetic:``.
     """
-    if not isinstance(source, str) or source.partition(":")[0] != SYNTHETIC:
+    own = source.removeprefix(WITH_PHOTOS) if isinstance(source, str) else ""
+    if own.partition(":")[0] != SYNTHETIC:
         return None
-    if source not in SPEEDS:
-        raise SpecError(f"calibration source {source!r} is not one of {', '.join(SPEEDS)}")
-    return SPEEDS[source]
+    if own not in SPEEDS:
+        known = ", ".join([*SPEEDS, *(WITH_PHOTOS + name for name in SPEEDS)])
+        raise SpecError(f"calibration source {source!r} is not one of {known}")
+    return SPEEDS[own]
 
 
 class Synthetic(Samples):

@@ -41,7 +41,7 @@ __all__ = ["command"]
     "--calib",
     default="photos",
     metavar="SRC",
-    help="Folder of images, .npz, .npy, 'photos', or 'synthetic[:fast]': made from the network. [photos]",
+    help="Folder of images, .npz, .npy, 'photos', 'synthetic[:fast]' (made from the network), or 'photos+synthetic'. [photos]",
 )
 @click.option("--calib-images", type=click.IntRange(min=1), default=128, help="How many at most. [128]")
 @quantize_options

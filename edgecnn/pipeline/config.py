@@ -45,7 +45,7 @@ class PipelineConfig:
         quantize: method, placement, correction; its scheme is chosen by ``target``.
         budget: what quantization may cost: layers return to float until it holds. Measured on the verification images.
         calib: a folder of images, an .npz or .npy of preprocessed tensors, an iterable of such tensors, ``photos``, or images made from
-            the network itself: ``synthetic`` (at most 90 s) or ``synthetic:fast``.
+            the network itself: ``synthetic`` (at most 90 s) or ``synthetic:fast``; or ``photos+synthetic``, a quarter of them made.
         calib_images: how many of them at most.
         deform: how deformable convolutions are written: ``standard`` (ONNX's DeformConv), ``gridsample`` (GridSample and MatMul,
             for runtimes that lack it) or ``plugin`` (``edgecnn::DeformConv2d``, for a TensorRT plugin). ``auto`` is ``gridsample``

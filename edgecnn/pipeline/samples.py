@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgecnn import zoo
 from edgecnn.artifacts import cache_dir
-from edgecnn.calib.data import ImageFolder, Photos, Samples, open_samples
-from edgecnn.calib.synthetic import parse_synthetic, synthesize
+from edgecnn.calib.data import ImageFolder, Photos, Samples, Together, open_samples
+from edgecnn.calib.synthetic import WITH_PHOTOS, parse_synthetic, synthesize
 from edgecnn.parity.labelled import read_labelled
 from edgecnn.parity.samples import SampleSet, edge_inputs, gaussian, real_images
 from edgecnn.pipeline.budget import HeldOut
@@ -86,7 +86,7 @@ def gather(built: Built, config: PipelineConfig, progress: Progress = silent) ->
         verification = ImageFolder(config.data, preprocess, limit=limit, input_name=name)
     elif isinstance(calibration, ImageFolder):
         verification = calibration.rest(limit)
-    elif isinstance(calibration, Photos) and config.int8:
+    elif config.int8 and any(isinstance(part, Photos) for part in getattr(calibration, "parts", [calibration])):
         note = "verified on photos that calibration saw too: give other images with --data for an independent verdict"
     if verification is None:
         verification = Photos(preprocess, limit=limit, input_name=name)
@@ -101,13 +101,22 @@ def _calibration(built: Built, config: PipelineConfig, progress: Progress) -> Sa
         return open_samples(config.calib, preprocess, config.calib_images, name)
     if not (config.int8 or config.fp16):
         return Photos(preprocess, limit=config.calib_images, input_name=name)
-    return synthesize(
-        built.module,
-        preprocess,
-        recipe,
-        weights=digest(built.module),
-        limit=config.calib_images,
-        input_name=name,
-        cache=cache_dir() / "calibration" if config.use_cache else None,
-        progress=progress,
-    )
+    photos = str(config.calib).startswith(WITH_PHOTOS) and config.calib_images > 1
+    count = min(recipe.images, max(1, config.calib_images // 4)) if photos else config.calib_images
+
+    def made(limit: int) -> Samples:
+        return synthesize(
+            built.module,
+            preprocess,
+            recipe,
+            weights=digest(built.module),
+            limit=limit,
+            input_name=name,
+            cache=cache_dir() / "calibration" if config.use_cache else None,
+            progress=progress,
+        )
+
+    own = made(count)
+    if not photos or isinstance(own, Photos):
+        return own if count == config.calib_images else made(config.calib_images)
+    return Together([Photos(preprocess, limit=config.calib_images - count, input_name=name), own])

@@ -11,7 +11,20 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from edgecnn.calib import ArrayFile, Entropy, Histogram, ImageFolder, MinMax, Mse, Percentile, Photos, calibrate, parse
+from edgecnn.calib import (
+    ArrayFile,
+    Entropy,
+    Histogram,
+    ImageFolder,
+    InMemory,
+    MinMax,
+    Mse,
+    Percentile,
+    Photos,
+    Together,
+    calibrate,
+    parse,
+)
 from edgecnn.calib.histogram import BINS
 from edgecnn.errors import DataError, SpecError
 from edgecnn.onnxio import open_model
@@ -181,3 +194,18 @@ def test_a_damaged_array_file_is_named_whatever_numpy_raises(tmp_path: Path) -> 
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=rf"{name} cannot be read as \.npy or \.npz: "):
             ArrayFile(tmp_path / name)
+
+
+def test_sources_together_are_one_source() -> None:
+    first, second = (
+        InMemory([np.zeros((3, 4, 4), np.float32)], name="a"),
+        InMemory(np.ones((2, 3, 4, 4), np.float32), name="b"),
+    )
+    both = Together([first, second])
+    assert (both.name, len(both), both.skipped) == ("a+b", 3, 0)
+    assert [float(feed["input"].mean()) for feed in both] == [0, 1, 1]
+    assert len(list(both)) == 3, "read again with each iteration"
+    assert both.fingerprint() != Together([second, first]).fingerprint() != first.fingerprint()
+    assert both.describe()["count"] == 3
+    assert both.pictures() is None
+    assert both.pixels() is None

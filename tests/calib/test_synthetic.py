@@ -199,6 +199,10 @@ def test_sources() -> None:
     fast = parse_synthetic("synthetic:fast")
     assert fast is not None
     assert (fast.name, fast.images) == ("synthetic:fast", 8)
+    assert parse_synthetic("photos+synthetic:fast") == fast
+    assert parse_synthetic("photos+chelsea") is None
+    with pytest.raises(SpecError, match=r"is not one of .*photos\+synthetic, photos\+synthetic:fast"):
+        parse_synthetic("photos+synthetic:slow")
     with pytest.raises(SpecError, match="'synthetic:slow' is not one of synthetic, synthetic:fast"):
         parse_synthetic("synthetic:slow")
     with pytest.raises(SpecError, match="images must be at least 1"):

@@ -59,6 +59,24 @@ def test_without_batchnorm_the_photos_serve_and_the_note_says_why(
     assert any("calibration saw too" in note for note in outcome.notes)
 
 
+def test_photos_and_what_is_made_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGECNN_CACHE", str(tmp_path / "cache"))
+    outcome = job(tmp_path / "one", net(), calib="photos+synthetic:fast")
+    assert outcome, "\n".join(outcome.report.lines())
+    told = outcome.bundle.manifest.calibration
+    assert told is not None
+    assert (told["kind"], told["name"], told["count"]) == ("together", "photos+synthetic:fast", 6)
+    assert [(part["kind"], part["count"]) for part in told["parts"]] == [("photos", 5), ("synthetic", 1)]
+    for text in ("six built-in photos", "made from the network itself", "calibration saw too"):
+        assert any(text in note for note in outcome.notes), text
+    again = job(tmp_path / "two", net(), calib="photos+synthetic:fast").bundle.manifest.calibration
+    assert again is not None
+    assert (again["hash"], again["reused"]) == (told["hash"], True)
+    photos = job(tmp_path / "three", net(norm=False), calib="photos+synthetic:fast").bundle.manifest.calibration
+    assert photos is not None
+    assert (photos["kind"], photos["count"]) == ("photos", 6), "without BatchNorm all of them are photos"
+
+
 def test_nothing_is_made_for_a_float_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGECNN_CACHE", str(tmp_path / "cache"))
     outcome = job(tmp_path / "net", net(), int8=False)

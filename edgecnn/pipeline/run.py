@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -80,25 +80,17 @@ def run(
         held_out = data.held_out(built.spec, config)
         graphs = make_graphs(built, data.calibration, held_out, config, Path(scratch), step, progress)
         with _step("verify", seconds, progress):
-            release_memory()
-            sessions = _sessions(graphs, config, stack)
-            reference = stack.enter_context(_reference(built.module, built.spec, config))
-            sets = data.sets(built.spec, pixels=config.embed_preprocess)
-            stages = _stages(reference, sessions, graphs)
-            report = verify(stages, sets, progress=progress)
-            _close(sessions, graphs)
-            others = verify_others(graphs, stages, sets, config, stack, progress)
-            report, failed = split(replace(report, stages=(*report.stages, *others.stages)))
-        variants = {name: sessions[name] for name in graphs.variants}
+            found = _verified(built, graphs, data, config, stack, progress)
+        report, variants = found.report, found.variants
         with step("measure"):
-            measured = _measure({**variants, **runnable(others.sessions, failed)}, data, config, progress)
-            for session in others.sessions.values():
+            measured = _measure({**variants, **runnable(found.others, found.failed)}, data, config, progress)
+            for session in found.others.values():
                 session.close()
         graphs.notes += [*report.notes, *findings(measured), *notes]
         gate = _add_engines(graphs, report, builds, config.latency_gate, Path(scratch), step, progress)
         with _step("pack", seconds, progress):
-            golden = {**variants, "pytorch": reference}
-            contents = _contents(built, graphs, golden, report, failed, measured, data, config)
+            golden = {**variants, "pytorch": found.reference}
+            contents = _contents(built, graphs, golden, report, found.failed, measured, data, config)
             bundle = pack(to, contents, force=config.force)
     return Outcome(
         bundle=bundle,
@@ -110,6 +102,39 @@ def run(
         engines=graphs.engines,
         gate=cpu_gate(bundle) if config.latency_gate and config.for_cpu else gate,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Verified:
+    """What verification found, and what it leaves open.
+
+    Attributes:
+        report: without what failed on OpenVINO alone, which is ``failed``.
+        reference: PyTorch. ``variants``: on onnxruntime. ``others``: on OpenVINO.
+    """
+
+    report: ParityReport
+    failed: tuple[StageResult, ...]
+    reference: Session
+    variants: Mapping[str, Session]
+    others: Mapping[str, Session]
+
+
+def _verified(
+    built: Built, graphs: Graphs, data: Data, config: PipelineConfig, stack: ExitStack, progress: Progress
+) -> _Verified:
+    """Compare every graph with PyTorch, on onnxruntime, then on OpenVINO; ``stack`` closes the sessions."""
+    release_memory()
+    sessions = _sessions(graphs, config, stack)
+    reference = stack.enter_context(_reference(built.module, built.spec, config))
+    sets = data.sets(built.spec, pixels=config.embed_preprocess)
+    stages = _stages(reference, sessions, graphs)
+    report = verify(stages, sets, progress=progress)
+    _close(sessions, graphs)
+    others = verify_others(graphs, stages, sets, config, stack, progress)
+    report, failed = split(replace(report, stages=(*report.stages, *others.stages)))
+    variants = {name: sessions[name] for name in graphs.variants}
+    return _Verified(report=report, failed=failed, reference=reference, variants=variants, others=others.sessions)
 
 
 def _add_engines(

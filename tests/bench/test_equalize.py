@@ -52,7 +52,8 @@ def measured(
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"no sample images at {SAMPLE}: set EDGECNN_IMAGENET_SAMPLE")
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
 def test_trained_networks_are_no_worse(name: str, tmp_path: Path) -> None:
-    calibration = ImageFolder(SAMPLE, zoo.find(name).preprocess, limit=128)
+    preprocess = zoo.build(zoo.find(name)).spec.preprocess  # of the weights, not of the architecture
+    calibration = ImageFolder(SAMPLE, preprocess, limit=128)
     others = calibration.rest(93)
     assert others is not None
     found = measured(in_float(name, "default", tmp_path), calibration, others, tmp_path)

@@ -79,12 +79,9 @@ def test_the_whole_job_takes_no_more_memory_for_more_images() -> None:
 
 
 def test_calibration_costs_little_more_than_inference(lite0: Path, resnet50: Path) -> None:
-    """An image of calibration beside one of plain inference on the same two cores; the goal is 1.3 where nobody else uses them.
-
-    A network with as many values to count for each multiplication as EfficientNet-Lite0 misses it.
-    """
+    """An image of calibration beside one of plain inference on the same two cores; the goal is 1.3 where nobody else uses them."""
     paths = {"efficientnet_lite0": lite0, "resnet50": resnet50}
     found = {name: apart("calibration_beside_inference", str(path), "96") for name, path in paths.items()}
     record("calibration_speed", found)
-    for name, most in (("resnet50", 2), ("efficientnet_lite0", 4)):
-        assert found[name]["calibration_ms"] < most * found[name]["inference_ms"]
+    for row in found.values():
+        assert row["calibration_ms"] < 2 * row["inference_ms"]

@@ -193,13 +193,14 @@ def job(found: Any) -> str:
 def speed(found: Any) -> str:
     """Return the sentence on calibration beside inference."""
     parts = [f"{row['calibration_ms'] / row['inference_ms']:.2f} ({name})" for name, row in found.items()]
-    return f"An image of calibration takes so many times an image of plain inference on the same two cores: {', '.join(parts)}.\n"
+    told = "An image of calibration takes so many times an image of plain inference on the same two cores, where the goal is 1.3"
+    return f"{told}: {', '.join(parts)}.\n"
 
 
 PAGE = """# Benchmarks
 
-    make bench                               # about an hour on two cores, estimated from its parts; writes this page
-    make bench-peers                         # NNCF and ModelOpt beside ours, longer still
+    make bench                               # an hour and a half or more on two cores, by its parts; writes this page
+    make bench-peers                         # NNCF and ModelOpt beside ours, about 20 minutes more
     make bench BENCH="tests/bench -k cost"   # some of it; the results of others stay
 
 What was measured stands in `benchmarks.json`, by kind of processor, since whether one has VNNI decides how fast INT8 is on it. The

@@ -156,9 +156,10 @@ def _fill_own(module: nn.Module, spec: ModelSpec, source: Source, asked: int | N
         if isinstance(source, Published):
             spec = spec.with_preprocess(source.entry.preprocess)
     else:
-        if name := next((name for name, value in module.state_dict().items() if value.is_meta), ""):
+        empty = [name for name, value in module.state_dict().items() if value.is_meta]
+        if empty:
             raise WeightsError(
-                f"{spec.name}: {name} and maybe others are on the meta device and have no values; "
+                f"{spec.name}: {empty[0]} and {len(empty) - 1} more are on the meta device and have no values; "
                 "build the network on a real device, or give --weights FILE"
             )
         loaded = LoadedWeights(name="as built", source=recorded(spec).builder, sha256=weights.digest(module))

@@ -15,7 +15,8 @@ import pytest
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     # Before anything loads OpenMP: threads of two processes that wait for one another on the same core, each burning its time slice,
     # make a double-precision convolution with thousands of groups take minutes instead of half a second.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 FIRST = ("test_readme", "native_cpp")

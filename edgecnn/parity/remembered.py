@@ -44,8 +44,9 @@ class Remembered(Session):
         if (known := self._known.get(key)) is not None:
             return dict(known)
         made = self._session.run(feed, outputs)
-        self._room -= sum(array.nbytes for array in made.values())
-        if self._room >= 0:
+        size = sum(array.nbytes for array in made.values())
+        if size <= self._room:
+            self._room -= size
             self._known[key] = dict(made)
         return made
 

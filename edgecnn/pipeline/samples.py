@@ -86,7 +86,7 @@ def gather(built: Built, config: PipelineConfig, progress: Progress = silent) ->
         verification = ImageFolder(config.data, preprocess, limit=limit, input_name=name)
     elif isinstance(calibration, ImageFolder):
         verification = calibration.rest(limit)
-    elif config.int8 and any(isinstance(part, Photos) for part in getattr(calibration, "parts", [calibration])):
+    elif config.int8 and any(isinstance(part, Photos) for part in _parts(calibration)):
         note = "verified on photos that calibration saw too: give other images with --data for an independent verdict"
     if verification is None:
         verification = Photos(preprocess, limit=limit, input_name=name)
@@ -101,8 +101,6 @@ def _calibration(built: Built, config: PipelineConfig, progress: Progress) -> Sa
         return open_samples(config.calib, preprocess, config.calib_images, name)
     if not (config.int8 or config.fp16):
         return Photos(preprocess, limit=config.calib_images, input_name=name)
-    photos = str(config.calib).startswith(WITH_PHOTOS) and config.calib_images > 1
-    count = min(recipe.images, max(1, config.calib_images // 4)) if photos else config.calib_images
 
     def made(limit: int) -> Samples:
         return synthesize(
@@ -116,7 +114,15 @@ def _calibration(built: Built, config: PipelineConfig, progress: Progress) -> Sa
             progress=progress,
         )
 
+    if not str(config.calib).startswith(WITH_PHOTOS) or config.calib_images == 1:
+        return made(config.calib_images)
+    count = min(recipe.images, max(1, config.calib_images // 4))
     own = made(count)
-    if not photos or isinstance(own, Photos):
-        return own if count == config.calib_images else made(config.calib_images)
+    if isinstance(own, Photos):  # in place of images that cannot be made
+        return made(config.calib_images)
     return Together([Photos(preprocess, limit=config.calib_images - count, input_name=name), own])
+
+
+def _parts(samples: Samples) -> tuple[Samples, ...]:
+    """Return the sources that samples come from."""
+    return samples.parts if isinstance(samples, Together) else (samples,)

@@ -46,11 +46,11 @@ def test_without_room_it_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembered, "ROOM", 8)
     answer = Counted()
     session = Remembered(FakeSession([INPUT], [OUTPUT], answer))
-    first, second = np.zeros((1, 4), np.float32), np.ones((1, 4), np.float32)
+    large, first, second = (np.full((count, 4), count, np.float32) for count in (3, 1, 2))
     for _ in range(2):
-        for x in (first, second):
+        for x in (large, first, second):
             assert np.array_equal(session.run({"input": x})["logits"], x[:, :2] + 1)
-    assert answer.runs == 3, "the first one is known, the second had no room"
+    assert answer.runs == 5, "the first one is known; the others had no room, and took none"
 
 
 def test_inputs_are_checked_as_before() -> None:
